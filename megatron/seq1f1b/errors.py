@@ -1,0 +1,29 @@
+"""Every error a user or another process can cause.
+
+A message says what was asked, the numbers, why it cannot work and what to change. Our own broken
+invariants are assertions, not these.
+"""
+
+
+class Seq1F1BError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ConfigurationError(Seq1F1BError, ValueError):
+    """A combination of options that cannot run; raised while parsing, before processes join."""
+
+
+class PlanError(Seq1F1BError, ValueError):
+    """A plan that is incomplete, out of order, mismatched or would deadlock."""
+
+
+class DataError(Seq1F1BError, ValueError):
+    """Input data, an index or a tokenizer that is missing, truncated or inconsistent."""
+
+
+class BackendError(Seq1F1BError, ValueError):
+    """An attention backend that cannot serve what was asked; the message names one that can."""
+
+
+class StepError(Seq1F1BError, RuntimeError):
+    """A step that ended with buffers still held, or an action that found its input missing."""
