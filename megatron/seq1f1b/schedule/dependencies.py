@@ -1,0 +1,180 @@
+"""What every action needs before it can run: the one statement of it.
+
+    F(s, j, c)        needs  F(s-1, j, c)   the previous virtual stage's output
+                             F(s, j, c-1)   the keys and values of the prefix (KV)
+    B or I (s, j, c)  needs  F(s, j, c)     what the forward kept
+                             B(s+1, j, c)   the gradient of the output
+                             B(s, j, c+1)   the gradients of keys and values (dKV)
+    W(s, j, c)        needs  I(s, j, c)
+
+Actions produce *results*: an output (F), an input gradient (B or I), a weight gradient (B or W). A
+result that crosses ranks becomes a *message*, which is there once the sender has sent it, and which
+its consumer can take once the receive is *posted*. In a plan without communication a producer sends
+by itself, and receives count as posted. Validator and simulator both read the tables built here.
+
+Every result, message and posted receive has a number, so that plans of millions of actions need
+flat arrays only: number = base[kind][virtual stage][chunk] + microbatch * k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from megatron.seq1f1b.schedule.action import Action, ActionKind
+from megatron.seq1f1b.schedule.plan import Plan
+
+
+class Result(IntEnum):
+    """What an action leaves behind: at most one of each per (virtual stage, microbatch, chunk).
+
+    A SENT result belongs to the virtual stage that sends, a POSTED one to the one that receives.
+    """
+
+    OUTPUT = 0
+    INPUT_GRAD = 1
+    WEIGHT_GRAD = 2
+    SENT_OUTPUT = 3
+    SENT_GRAD = 4
+    POSTED_OUTPUT = 5
+    POSTED_GRAD = 6
+
+
+class Need(NamedTuple):
+    """One dependency: a result of the virtual stage and chunk this far away."""
+
+    result: Result
+    virtual_stage_offset: int
+    chunk_offset: int
+
+
+NEEDS: dict[ActionKind, tuple[Need, ...]] = {
+    ActionKind.F: (Need(Result.OUTPUT, -1, 0), Need(Result.OUTPUT, 0, -1)),
+    ActionKind.B: (
+        Need(Result.OUTPUT, 0, 0),
+        Need(Result.INPUT_GRAD, +1, 0),
+        Need(Result.INPUT_GRAD, 0, +1),
+    ),
+    ActionKind.I: (
+        Need(Result.OUTPUT, 0, 0),
+        Need(Result.INPUT_GRAD, +1, 0),
+        Need(Result.INPUT_GRAD, 0, +1),
+    ),
+    ActionKind.W: (Need(Result.INPUT_GRAD, 0, 0),),
+    ActionKind.SEND_F: (Need(Result.OUTPUT, 0, 0),),
+    ActionKind.SEND_B: (Need(Result.INPUT_GRAD, 0, 0),),
+    ActionKind.RECV_F: (),
+    ActionKind.RECV_B: (),
+}
+
+PRODUCES: dict[ActionKind, tuple[Result, ...]] = {
+    ActionKind.F: (Result.OUTPUT,),
+    ActionKind.B: (Result.INPUT_GRAD, Result.WEIGHT_GRAD),
+    ActionKind.I: (Result.INPUT_GRAD,),
+    ActionKind.W: (Result.WEIGHT_GRAD,),
+    ActionKind.SEND_F: (Result.SENT_OUTPUT,),
+    ActionKind.SEND_B: (Result.SENT_GRAD,),
+    ActionKind.RECV_F: (Result.POSTED_OUTPUT,),
+    ActionKind.RECV_B: (Result.POSTED_GRAD,),
+}
+
+SENT = {Result.OUTPUT: Result.SENT_OUTPUT, Result.INPUT_GRAD: Result.SENT_GRAD}
+POSTED = {Result.OUTPUT: Result.POSTED_OUTPUT, Result.INPUT_GRAD: Result.POSTED_GRAD}
+
+Table = dict[ActionKind, list[list[tuple[int, ...]]]]
+"""For every kind, virtual stage and chunk: the numbers that belong to microbatch 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dependencies:
+    """The rules above, numbered for one plan; add `microbatch * stride` to a table's numbers."""
+
+    plan: Plan
+    needs: Table
+    produces: Table
+    stride: int
+    num_results: int
+
+    def describe(self, number: int) -> tuple[Result, int, int, int]:
+        """What a number stands for: result, virtual stage, microbatch, chunk."""
+        number, chunk = divmod(number, self.plan.num_chunks)
+        number, microbatch = divmod(number, self.plan.num_microbatches)
+        result, virtual_stage = divmod(number, self.plan.num_all_virtual_stages)
+        return Result(result), virtual_stage, microbatch, chunk
+
+    def needs_of(self, action: Action) -> list[int]:
+        """The numbers of the results that an action needs."""
+        shift = action.microbatch * self.stride
+        return [base + shift for base in self.needs[action.kind][action.virtual_stage][action.chunk]]
+
+    def produced_by(self, action: Action) -> list[int]:
+        """The numbers of the results that an action produces."""
+        shift = action.microbatch * self.stride
+        return [base + shift for base in self.produces[action.kind][action.virtual_stage][action.chunk]]
+
+
+def dependencies_of(plan: Plan) -> Dependencies:
+    """The numbered dependencies of a plan, with or without its communication."""
+    needs: Table = {}
+    produces: Table = {}
+    communicates = plan.has_communication
+    for kind in ActionKind:
+        needs[kind], produces[kind] = [], []
+        for virtual_stage in range(plan.num_all_virtual_stages):
+            places = [(virtual_stage, chunk) for chunk in range(plan.num_chunks)]
+            needs[kind].append([_needs_at(plan, kind, place, communicates) for place in places])
+            produces[kind].append([_results_at(plan, kind, place, communicates) for place in places])
+    return Dependencies(
+        plan=plan,
+        needs=needs,
+        produces=produces,
+        stride=plan.num_chunks,
+        num_results=number_of(plan, len(Result), 0, 0),
+    )
+
+
+def number_of(plan: Plan, result: int, virtual_stage: int, chunk: int) -> int:
+    """The number of a result of microbatch 0."""
+    per_virtual_stage = plan.num_microbatches * plan.num_chunks
+    return (result * plan.num_all_virtual_stages + virtual_stage) * per_virtual_stage + chunk
+
+
+def _needs_at(
+    plan: Plan, kind: ActionKind, place: tuple[int, int], communicates: bool
+) -> tuple[int, ...]:
+    """What `kind` needs at a (virtual stage, chunk): own results, or messages of a neighbour."""
+    virtual_stage, chunk = place
+    numbers = []
+    for need in NEEDS[kind]:
+        source, other_chunk = virtual_stage + need.virtual_stage_offset, chunk + need.chunk_offset
+        if not (0 <= source <= plan.last_virtual_stage and 0 <= other_chunk < plan.num_chunks):
+            continue
+        if source == virtual_stage or plan.num_stages == 1:
+            numbers.append(number_of(plan, need.result, source, other_chunk))
+            continue
+        if communicates:
+            numbers.append(number_of(plan, POSTED[need.result], virtual_stage, chunk))
+        numbers.append(number_of(plan, SENT[need.result], source, chunk))
+    return tuple(numbers)
+
+
+def _results_at(
+    plan: Plan, kind: ActionKind, place: tuple[int, int], communicates: bool
+) -> tuple[int, ...]:
+    """What `kind` produces at a (virtual stage, chunk); nothing for a message to or from nowhere."""
+    results = list(PRODUCES[kind])
+    if not communicates:
+        results += [SENT[result] for result in results if result in SENT]
+    return tuple(
+        number_of(plan, result, *place) for result in results if exists(plan, result, place[0])
+    )
+
+
+def exists(plan: Plan, result: Result, virtual_stage: int) -> bool:
+    """Whether a virtual stage has such a result: messages need a neighbour on another rank."""
+    if result in (Result.SENT_OUTPUT, Result.POSTED_GRAD):
+        return plan.num_stages > 1 and virtual_stage < plan.last_virtual_stage
+    if result in (Result.SENT_GRAD, Result.POSTED_OUTPUT):
+        return plan.num_stages > 1 and virtual_stage > 0
+    return True
