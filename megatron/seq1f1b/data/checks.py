@@ -1,0 +1,64 @@
+"""What can be known to be wrong with prepared data before any process joins.
+
+Cheap on purpose: headers, file sizes, and ids at places spread over the file. The full walk is
+`tools/inspect_data.py --verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from megatron.seq1f1b.data.indexed import IndexedFiles, bin_path, idx_path
+from megatron.seq1f1b.errors import DataError
+
+_PROBES = 64
+_TOKENS_PER_PROBE = 16384
+
+
+def check_data_files(prefixes: Iterable[str], vocab_size: int) -> None:
+    """Refuse prefixes whose files cannot be trained on with `vocab_size` ids.
+
+    Checked are: both files exist; magic, version and dtype; both sizes agree with the header and
+    the last entry of the index; there are tokens; and about a million ids, at 64 places spread
+    evenly from the first token to the last, lie in the vocabulary (small files: every id).
+
+    Raises:
+        DataError: the first thing found wrong, with file, numbers and what to do.
+    """
+    for prefix in prefixes:
+        files = IndexedFiles(prefix)
+        if files.header.dtype.kind not in "iu":
+            raise DataError(
+                f"{idx_path(prefix)} says that the ids are {files.header.dtype.name}; token ids "
+                "must be integers: prepare the data again"
+            )
+        if files.tokens.size == 0:
+            raise DataError(
+                f"{bin_path(prefix)} holds no tokens ({files.num_documents} documents, all empty); "
+                "prepare data that has text"
+            )
+        for start in _probe_starts(files.tokens.size):
+            check_ids(files, start, start + _TOKENS_PER_PROBE, vocab_size=vocab_size)
+
+
+def check_ids(files: IndexedFiles, start: int, stop: int, *, vocab_size: int) -> None:
+    """Refuse ids outside [0, vocab_size) among tokens [start, stop)."""
+    ids = files.tokens[start:stop]
+    low, high = int(ids.min()), int(ids.max())
+    if low >= 0 and high < vocab_size:
+        return
+    outside = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+    place = start + int(outside[0])
+    raise DataError(
+        f"{bin_path(files.prefix)}: token {place} has id {int(files.tokens[place])}, outside the "
+        f"vocabulary of {vocab_size} ids (0 to {vocab_size - 1}); train with the tokenizer that "
+        "prepared the data, or prepare it again"
+    )
+
+
+def _probe_starts(num_tokens: int) -> list[int]:
+    """Where probes begin; together they cover everything if the file is small."""
+    last = max(0, num_tokens - _TOKENS_PER_PROBE)
+    return sorted({int(start) for start in np.linspace(0, last, num=_PROBES)})

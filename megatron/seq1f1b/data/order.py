@@ -1,0 +1,97 @@
+"""Which samples make a step, and which process reads which of them.
+
+A step takes the next `global_batch_size` samples of one stream. Who reads which is a matter of
+layout, which ones they are is not:
+
+    stream    | 0 1 2 3 4 5 6 7 | 8 9 ...            global batch 8, micro batch 2, DP 2
+    step      |        0        | 1
+    microbatch|    0   |   1    |
+    DP rank   | 0   1  | 0   1  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+
+import numpy as np
+
+from megatron.seq1f1b.errors import ConfigurationError, DataError
+
+
+class DataloaderType(Enum):
+    """Order of the stream: as the dataset has it, once; or shuffled anew for every epoch."""
+
+    SINGLE = "single"
+    CYCLIC = "cyclic"
+
+
+def microbatch_indices(
+    *,
+    num_samples: int,
+    micro_batch_size: int,
+    data_parallel_rank: int,
+    data_parallel_size: int,
+    global_batch_size: int,
+    consumed_samples: int,
+    dataloader_type: DataloaderType,
+    seed: int,
+) -> Iterator[list[int]]:
+    """Dataset indices of this process's microbatches, step after step.
+
+    `single` ends before the first step that the dataset cannot fill; `cyclic` never ends.
+
+    Raises:
+        ConfigurationError: the global batch is not a whole number of microbatches per process.
+        DataError: the dataset does not hold one global batch from `consumed_samples` on.
+    """
+    width = micro_batch_size * data_parallel_size
+    if width < 1 or global_batch_size < 1 or global_batch_size % width:
+        raise ConfigurationError(
+            f"--global-batch-size {global_batch_size} is no multiple of --micro-batch-size "
+            f"{micro_batch_size} times data-parallel size {data_parallel_size} = {width}"
+        )
+    _check_supply(num_samples, consumed_samples, global_batch_size, dataloader_type)
+    start = consumed_samples + data_parallel_rank * micro_batch_size
+    stream = _Stream(num_samples=num_samples, dataloader_type=dataloader_type, seed=seed)
+    step_start = consumed_samples
+    while dataloader_type is DataloaderType.CYCLIC or step_start + global_batch_size <= num_samples:
+        for offset in range(0, global_batch_size, width):
+            first = start + offset
+            yield [stream.index(position) for position in range(first, first + micro_batch_size)]
+        start += global_batch_size
+        step_start += global_batch_size
+
+
+def _check_supply(
+    num_samples: int, consumed_samples: int, global_batch_size: int, kind: DataloaderType
+) -> None:
+    if num_samples < 1:
+        raise DataError("the dataset holds no samples; give more data or a shorter --seq-length")
+    if kind is DataloaderType.SINGLE and consumed_samples + global_batch_size > num_samples:
+        raise DataError(
+            f"the dataset holds {num_samples} samples, {consumed_samples} of them consumed, and "
+            f"cannot fill a global batch of {global_batch_size}; train on fewer samples or use "
+            "--dataloader-type cyclic"
+        )
+
+
+class _Stream:
+    """Position in the endless stream of samples -> index into the dataset."""
+
+    def __init__(self, *, num_samples: int, dataloader_type: DataloaderType, seed: int) -> None:
+        self._num_samples = num_samples
+        self._is_cyclic = dataloader_type is DataloaderType.CYCLIC
+        self._seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def index(self, position: int) -> int:
+        if not self._is_cyclic:
+            return position
+        epoch, place = divmod(position, self._num_samples)
+        if epoch != self._epoch:
+            random = np.random.default_rng([self._seed, epoch])
+            self._permutation = random.permutation(self._num_samples)
+            self._epoch = epoch
+        return int(self._permutation[place])
