@@ -1,0 +1,1 @@
+"""Tests of the house itself: namespace, packaging, licence, doors between rooms, sizes, README."""

@@ -1,0 +1,119 @@
+"""What `pip install .` gives, and that pins, ranges and code name the same versions."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from megatron.seq1f1b.upstream import version as upstream_version
+
+ROOT = Path(__file__).resolve().parents[2]
+SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="described")
+
+
+def pinned(file: str) -> dict[str, list[Requirement]]:
+    """The requirements of a pip file by name; one name may stand there once per Python version."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
+    by_name: dict[str, list[Requirement]] = {}
+    for requirement in map(Requirement, filter(None, lines)):
+        by_name.setdefault(requirement.name, []).append(requirement)
+    return by_name
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    copied = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, copied.stdout.split("\0")):  # setuptools writes beside what it builds
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    built = subprocess.run(
+        [*command, "--wheel-dir", str(folder), str(source)], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_our_package_alone_with_its_licence(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    code = [name for name in names if ".dist-info/" not in name]
+    assert all(name.startswith("megatron/seq1f1b/") for name in code), code
+    assert {"megatron/seq1f1b/__init__.py", "megatron/seq1f1b/py.typed"} <= set(code)
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_every_module_is_in_the_wheel(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "megatron").rglob("*.py")}
+    assert modules <= names
+
+
+def test_the_installed_wheel_stands_beside_megatron_core(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "clean", with_pip=False)
+    python = tmp_path / "clean" / "bin" / "python"
+    target = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], tmp_path)
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", target]
+    run([*install, wheel], tmp_path)
+    lent = metadata.distribution("megatron-core").locate_file("")  # with torch beside it
+    (Path(target) / "beside.pth").write_text(f"{lent}\n")
+    code = (
+        "import megatron.seq1f1b.schedule, megatron.core.parallel_state as core;"
+        "print(megatron.seq1f1b.__file__); print(core.__file__)"
+    )
+    first, second = run([python, "-W", "ignore", "-c", code], tmp_path).splitlines()
+    assert first.startswith(target)
+    assert second.startswith(str(lent))
+
+
+def run(command: list[object], cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    completed = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return completed.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("file", "ranges"),
+    [("requirements.txt", SETUP["REQUIREMENTS"]), ("tests/requirements.txt", SETUP["EXTRAS"]["dev"])],
+)
+def test_what_is_pinned_lies_in_the_ranges(file: str, ranges: list[str]) -> None:
+    pins = pinned(file)
+    wanted = {requirement.name: requirement for requirement in map(Requirement, ranges)}
+    assert set(pins) == set(wanted)
+    for name, alternatives in pins.items():
+        for pin in alternatives:
+            (specifier,) = pin.specifier
+            assert specifier.operator == "==", f"{file}: {pin} is not a pin"
+            assert wanted[name].specifier.contains(specifier.version), f"{file}: {pin}, {wanted[name]}"
+
+
+def test_the_pinned_megatron_core_is_one_that_the_code_supports() -> None:
+    (pin,) = pinned("requirements.txt")["megatron-core"]
+    assert any(pin.specifier.contains(known) for known in upstream_version.SUPPORTED_MEGATRON_CORE)
+
+
+def test_the_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
