@@ -58,7 +58,7 @@ class ActionKind(str, Enum):
         return self is ActionKind.RECV_F or self is ActionKind.RECV_B
 
 
-_TEXT = re.compile(r"(\d+)(F|B|I|W|SEND_F|RECV_F|SEND_B|RECV_B)(\d+)\.(\d+)", re.ASCII)
+_TEXT = re.compile(r"(\d{1,9})(F|B|I|W|SEND_F|RECV_F|SEND_B|RECV_B)(\d{1,9})\.(\d{1,9})", re.ASCII)
 
 
 class Action(NamedTuple):

@@ -140,9 +140,7 @@ def number_of(plan: Plan, result: int, virtual_stage: int, chunk: int) -> int:
     return (result * plan.num_all_virtual_stages + virtual_stage) * per_virtual_stage + chunk
 
 
-def _needs_at(
-    plan: Plan, kind: ActionKind, place: tuple[int, int], communicates: bool
-) -> tuple[int, ...]:
+def _needs_at(plan: Plan, kind: ActionKind, place: tuple[int, int], communicates: bool) -> tuple[int, ...]:
     """What `kind` needs at a (virtual stage, chunk): own results, or messages of a neighbour."""
     virtual_stage, chunk = place
     numbers = []
@@ -159,16 +157,12 @@ def _needs_at(
     return tuple(numbers)
 
 
-def _results_at(
-    plan: Plan, kind: ActionKind, place: tuple[int, int], communicates: bool
-) -> tuple[int, ...]:
+def _results_at(plan: Plan, kind: ActionKind, place: tuple[int, int], communicates: bool) -> tuple[int, ...]:
     """What `kind` produces at a (virtual stage, chunk); nothing for a message to or from nowhere."""
     results = list(PRODUCES[kind])
     if not communicates:
         results += [SENT[result] for result in results if result in SENT]
-    return tuple(
-        number_of(plan, result, *place) for result in results if exists(plan, result, place[0])
-    )
+    return tuple(number_of(plan, result, *place) for result in results if exists(plan, result, place[0]))
 
 
 def exists(plan: Plan, result: Result, virtual_stage: int) -> bool:

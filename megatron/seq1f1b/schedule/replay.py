@@ -12,7 +12,7 @@ from megatron.seq1f1b.errors import PlanError
 from megatron.seq1f1b.schedule.dependencies import Dependencies
 
 
-class Deadlock(PlanError):
+class DeadlockError(PlanError):
     """No rank can go on; `stuck` maps every waiting rank to its position and unmet need."""
 
     def __init__(self, stuck: dict[int, tuple[int, int]]) -> None:
@@ -24,7 +24,7 @@ def replay(dependencies: Dependencies) -> Iterator[tuple[int, int, int]]:
     """Stretches (rank, start, stop) of actions, in an order that meets every need.
 
     Raises:
-        Deadlock: when nothing can go on before every list has ended.
+        DeadlockError: when nothing can go on before every list has ended.
     """
     lists = dependencies.plan.actions
     done = bytearray(dependencies.num_results)
@@ -41,7 +41,7 @@ def replay(dependencies: Dependencies) -> Iterator[tuple[int, int, int]]:
         if unmet is not None:
             waiting.setdefault(unmet, []).append(rank)
     if waiting:
-        raise Deadlock(
+        raise DeadlockError(
             {rank: (positions[rank], unmet) for unmet, ranks in waiting.items() for rank in ranks}
         )
 

@@ -46,7 +46,7 @@ def simulate(plan: Plan, costs: Costs) -> Simulation:
 
     Raises:
         ConfigurationError: the costs do not fit the plan.
-        Deadlock: the plan cannot come to its end; `validate_plan` explains why.
+        DeadlockError: the plan cannot come to its end; `validate_plan` explains why.
     """
     costs.check(plan)
     clock = _Clock(dependencies_of(plan), costs)
@@ -80,9 +80,7 @@ class _Clock:
         self.busy_seconds = [0.0 for _ in plan.actions]
         self.network = Network(plan, costs, self.ready_at)
         nothing = ((0.0,) * plan.num_chunks,) * plan.num_all_virtual_stages
-        self.seconds = {
-            kind: costs.seconds_of(kind) if kind in _COMPUTE else nothing for kind in ActionKind
-        }
+        self.seconds = {kind: costs.seconds_of(kind) if kind in _COMPUTE else nothing for kind in ActionKind}
 
     def run(self, rank: int, start: int, stop: int) -> None:
         """Time the actions [start, stop) of a rank, whose needs all have their times."""

@@ -1,0 +1,85 @@
+"""Plans as CSV: one row per pipeline rank, one action per cell.
+
+    0F0.0,0F0.1,0B0.1,0B0.0
+    1F0.0,1F0.1,1B0.1,1B0.0
+
+The file says everything: p is the number of rows, m, k and v follow from the largest numbers in it,
+and a plan without any backward is an evaluation. Empty cells, blank lines and lines that start with
+`#` mean nothing, so a plan may be laid out as a timetable.
+"""
+
+from __future__ import annotations
+
+from megatron.seq1f1b.errors import PlanError
+from megatron.seq1f1b.schedule.action import Action, ActionKind
+from megatron.seq1f1b.schedule.blame import InvalidPlanError
+from megatron.seq1f1b.schedule.plan import Plan
+from megatron.seq1f1b.schedule.validate import validate_plan
+
+_FORWARD_KINDS = (ActionKind.F, ActionKind.SEND_F, ActionKind.RECV_F)
+
+
+def plan_to_csv(plan: Plan) -> str:
+    """The plan as text that `plan_from_csv` reads back."""
+    return "".join(",".join(map(str, actions)) + "\n" for actions in plan.actions)
+
+
+def plan_from_csv(text: str, *, name: str = "csv") -> Plan:
+    """Read and validate a plan, with or without communication.
+
+    Args:
+        text: the contents of the file.
+        name: what the plan is called in messages, for instance the file's name.
+
+    Raises:
+        PlanError: a cell that is no action, with its line; or what `validate_plan` finds.
+    """
+    rows = [
+        (number, _parse_row(name, number, line))
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    if not rows:
+        raise PlanError(f"plan {name!r} has no actions; write one line of actions per pipeline rank")
+    lines = tuple(number for number, _ in rows)
+    plan = _infer(name, tuple(actions for _, actions in rows), lines)
+    try:
+        validate_plan(plan)
+    except InvalidPlanError as error:
+        raise PlanError(f"line {lines[error.rank]}: {error}") from None
+    return plan
+
+
+def _parse_row(name: str, number: int, line: str) -> tuple[Action, ...]:
+    actions = []
+    for column, cell in enumerate(line.split(","), start=1):
+        if not cell.strip():
+            continue
+        try:
+            actions.append(Action.parse(cell))
+        except PlanError as error:
+            raise PlanError(f"plan {name!r}, line {number}, column {column}: {error}") from None
+    if not actions:
+        raise PlanError(f"plan {name!r}, line {number}: a pipeline rank without any action")
+    return tuple(actions)
+
+
+def _infer(name: str, rows: tuple[tuple[Action, ...], ...], lines: tuple[int, ...]) -> Plan:
+    """The counts that a plan with these actions must have."""
+    actions = [action for row in rows for action in row]
+    num_all_virtual_stages = 1 + max(action.virtual_stage for action in actions)
+    if num_all_virtual_stages % len(rows) != 0:
+        raise PlanError(
+            f"plan {name!r} has {len(rows)} rows of actions (lines {lines[0]} to {lines[-1]}), one "
+            f"per pipeline rank, but {num_all_virtual_stages} virtual stages, which do not divide "
+            "evenly among them; virtual stage s belongs in row s mod p, counted from 0"
+        )
+    return Plan(
+        name=name,
+        num_stages=len(rows),
+        num_microbatches=1 + max(action.microbatch for action in actions),
+        num_chunks=1 + max(action.chunk for action in actions),
+        num_virtual_stages=num_all_virtual_stages // len(rows),
+        forward_only=all(action.kind in _FORWARD_KINDS for action in actions),
+        actions=rows,
+    )
