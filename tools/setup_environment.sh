@@ -3,8 +3,8 @@
 # needed.
 #
 #   source tools/setup_environment.sh
-#   use_environment            # to train
-#   use_environment dev        # to run the tests as well
+#   use_environment train      # what training needs
+#   use_environment dev        # and what the tests need
 #
 # The current Python is used as it is where it has what setup.py asks for (a GPU container, an activated
 # environment); PYTHON names another one. Otherwise the folder .venv is made here, once, and gets exactly what
@@ -20,10 +20,10 @@ fail() {
   exit 1
 }
 
-# use_environment [dev]: puts a complete Python first on PATH, as `python`.
+# use_environment train|dev: puts a complete Python first on PATH, as `python`.
 use_environment() {
   local -a ranges=() pins=(--pins requirements.txt) files=(-r requirements.txt)
-  if [ "${1:-}" = dev ]; then
+  if [ "$1" = dev ]; then
     ranges=(--extra dev)
     pins+=(--pins tests/requirements.txt)
     files+=(-r tests/requirements.txt)

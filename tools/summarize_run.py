@@ -1,0 +1,73 @@
+"""Say what a run did: how the loss fell, tokens per second, memory, where the files are.
+
+python tools/summarize_run.py runs/NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+BARS = "▁▂▃▄▅▆▇█"
+CHART_WIDTH = 48
+LAST_STEPS = 5
+WARMUP_STEPS = 2
+"""Steps left out of the speed: the first ones build caches and connections."""
+
+Metrics = list[dict[str, Any]]
+
+
+def main() -> int:
+    """Read the command line, print the summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", type=Path, help="the folder that --run-dir named")
+    run_dir: Path = parser.parse_args().run_dir
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        print(f"error: {path} does not exist; name the --run-dir of a run", file=sys.stderr)
+        return 1
+    metrics: Metrics = [json.loads(line) for line in path.read_text().splitlines()]
+    if not metrics:
+        print(f"error: {path} is empty; the run ended before its first step", file=sys.stderr)
+        return 1
+    print("\n".join(summary(metrics, run_dir)))
+    return 0
+
+
+def summary(metrics: Metrics, run_dir: Path) -> list[str]:
+    """The lines to print."""
+    losses = [float(step["lm_loss"]) for step in metrics]
+    timed = metrics[WARMUP_STEPS:] or metrics
+    speed = statistics.median(step["tokens_per_second"] for step in timed)
+    seconds = statistics.median(step["step_seconds"] for step in timed)
+    last = losses[-LAST_STEPS:]
+    stages = ", ".join(f"{size / 2**20:,.0f}" for size in metrics[-1]["peak_memory_bytes"])
+    files = ", ".join(sorted(file.name for file in run_dir.iterdir() if file.is_file()))
+    return [
+        f"trained  {len(metrics)} steps on {metrics[-1]['consumed_tokens']:,} tokens",
+        f"loss     {losses[0]:.3f} at the first step, {statistics.mean(last):.3f} over the last {len(last)}",
+        f"         {chart(losses)}",
+        f"speed    {speed:,.0f} tokens/s, {seconds:.2f} s a step (medians)",
+        f"memory   {stages} MiB at most, stage by stage",
+        f"files    {run_dir}: {files}",
+    ]
+
+
+def chart(values: list[float]) -> str:
+    """The values as a line of bars from the lowest to the highest, neighbours averaged."""
+    width = min(CHART_WIDTH, len(values))
+    edges = [round(column * len(values) / width) for column in range(width + 1)]
+    columns = [statistics.mean(values[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
+    lowest, highest = min(columns), max(columns)
+    scale = (len(BARS) - 1) / (highest - lowest) if highest > lowest else 0.0
+    return "".join(BARS[round((column - lowest) * scale)] for column in columns)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
