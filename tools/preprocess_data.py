@@ -67,6 +67,8 @@ def _add_tokenizer_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--merge-file", help="merges.txt of GPT-2's BPE")
     group.add_argument("--tokenizer-model", help="model file or folder of the other tokenizers")
     group.add_argument("--vocab-size", type=_positive, help="ids of NullTokenizer and others that need it")
+    group.add_argument("--tiktoken-pattern", default="v2", choices=["v1", "v2"], help="for TikTokenizer")
+    group.add_argument("--tiktoken-num-special-tokens", type=_positive, default=1000, help="for TikTokenizer")
     group.add_argument("--append-eod", action="store_true", help="end each document with its own id")
 
 
@@ -106,6 +108,8 @@ def _settings(arguments: argparse.Namespace) -> PreprocessSettings:
             merge_file=arguments.merge_file,
             tokenizer_model=arguments.tokenizer_model,
             vocab_size=arguments.vocab_size,
+            tiktoken_pattern=arguments.tiktoken_pattern,
+            tiktoken_num_special_tokens=arguments.tiktoken_num_special_tokens,
         ),
         append_eod=arguments.append_eod,
         split_sentences=arguments.split_sentences,

@@ -33,7 +33,8 @@ def write_sample_corpus(
     """Write about `num_bytes` of Python source as JSON lines, one file a document.
 
     The order is that of the paths, the standard library first and installed packages after it, so
-    that one interpreter always gives the same corpus.
+    that one interpreter always gives the same corpus. `advance` hears how many bytes of text each
+    document had.
 
     Raises:
         DataError: no sources at all, or the output cannot be written.

@@ -1,7 +1,8 @@
 """One read per tensor-parallel group: its first rank reads, the others receive.
 
 A microbatch travels as one message of known size, so nothing is negotiated. The end of the data and
-a failed read travel the same way: no rank is left waiting.
+a failed read travel the same way: no rank is left waiting. Over gloo the message stays on the CPU,
+and receiving it never waits for the device; over NCCL it does, for as long as the device is busy.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ class TensorParallelBatches(Iterator[Batch]):
             micro_batch_size: b.
             seq_length: S.
             has_document_starts: whether batches carry `document_starts`.
-            device: where batches are wanted; with NCCL the CUDA device of this rank.
+            device: where batches are wanted, whatever the group's backend.
         """
         self._group = group
         self._device = torch.device(device)
         self._is_shared = group is not None and dist.get_world_size(group) > 1
+        is_gloo = self._is_shared and dist.get_backend(group) == "gloo"
+        self._message_device = torch.device("cpu") if is_gloo else self._device
         self._is_reader = not self._is_shared or dist.get_rank(group) == 0
         self._source = source if self._is_reader else None
         self._layout = _layout(micro_batch_size, seq_length, has_document_starts)
@@ -56,9 +59,8 @@ class TensorParallelBatches(Iterator[Batch]):
         if not self._is_shared:
             assert self._source is not None
             return self._on_device(next(self._source))
-        message = torch.empty(
-            _HEADER_BYTES + _message_bytes(self._layout), dtype=torch.uint8, device=self._device
-        )
+        num_bytes = _HEADER_BYTES + _message_bytes(self._layout)
+        message = torch.empty(num_bytes, dtype=torch.uint8, device=self._message_device)
         failure = self._fill(message) if self._is_reader else None
         assert self._group is not None
         dist.broadcast(message, src=dist.get_global_rank(self._group, 0), group=self._group)
@@ -69,7 +71,7 @@ class TensorParallelBatches(Iterator[Batch]):
             raise StopIteration
         if status == _FAILED:
             raise DataError("reading a batch failed on the first rank of the tensor-parallel group")
-        return _unpack(message[_HEADER_BYTES:], self._layout)
+        return self._on_device(_unpack(message[_HEADER_BYTES:], self._layout))
 
     def _fill(self, message: Tensor) -> Exception | None:
         """Write the next batch, or why there is none, into `message`; a failure is returned."""

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -28,7 +28,7 @@ def encoded_blocks(
     *,
     make_encoder: Callable[[], Encoder],
     workers: int,
-) -> Iterator[EncodedBlock]:
+) -> Generator[EncodedBlock, None, None]:
     """`blocks` encoded, in their order.
 
     Args:

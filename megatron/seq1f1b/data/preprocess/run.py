@@ -55,10 +55,8 @@ class Summary:
     def lines(self) -> list[str]:
         """The summary as text."""
         rate = self.num_text_bytes / max(self.seconds, 1e-9) / 1e6
-        text = [
-            f"{self.num_documents} documents, {self.num_text_bytes / 1e6:.1f} MB in "
-            f"{self.seconds:.1f} s ({rate:.1f} MB/s); {self.num_skipped} lines skipped"
-        ]
+        total = f"{self.num_documents} documents, {self.num_text_bytes / 1e6:.1f} MB"
+        text = [f"{total} in {self.seconds:.1f} s ({rate:.1f} MB/s); {self.num_skipped} lines skipped"]
         text.extend(f"  skipped: {reason}" for reason in self.first_skips)
         if self.num_skipped > len(self.first_skips):
             text.append(f"  ... and {self.num_skipped - len(self.first_skips)} more")
@@ -116,9 +114,8 @@ def preprocess(settings: PreprocessSettings) -> Summary:
             writers[key] = PairWriter(prefix, dtype=encoder.dtype)
             stack.callback(writers[key].discard)
         stack.enter_context(closing(encoded))
-        progress = stack.enter_context(
-            Progress(total_bytes=input_bytes(files), log_interval=settings.log_interval)
-        )
+        progress = Progress(total_bytes=input_bytes(files), log_interval=settings.log_interval)
+        stack.callback(progress.close)
         skips = _write_all(encoded, writers, progress)
         if not progress.num_documents:
             raise DataError(_nothing_to_write(settings, skips))
