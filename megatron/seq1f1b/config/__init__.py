@@ -1,0 +1,29 @@
+"""Flags to a typed, frozen configuration. Nothing below the builders reads it."""
+
+from megatron.seq1f1b.config.options import (
+    Config,
+    DataOptions,
+    ModelOptions,
+    OptimizerOptions,
+    ParallelOptions,
+    RunOptions,
+    ScheduleOptions,
+    TrainingOptions,
+)
+from megatron.seq1f1b.config.parser import make_parser, parse_arguments
+from megatron.seq1f1b.config.validation import Layout, validate
+
+__all__ = [
+    "Config",
+    "DataOptions",
+    "Layout",
+    "ModelOptions",
+    "OptimizerOptions",
+    "ParallelOptions",
+    "RunOptions",
+    "ScheduleOptions",
+    "TrainingOptions",
+    "make_parser",
+    "parse_arguments",
+    "validate",
+]

@@ -1,0 +1,139 @@
+"""Flags from the option dataclasses, and a configuration from flags.
+
+No abbreviations; a flag given twice counts the last time; an unknown flag is refused with the
+nearest one that exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from megatron.seq1f1b.config.fields import field_help
+from megatron.seq1f1b.config.options import Config
+from megatron.seq1f1b.errors import ConfigurationError
+
+
+def parse_arguments(arguments: Sequence[str]) -> Config:
+    """The configuration that command-line arguments (without the program's name) ask for.
+
+    Raises:
+        ConfigurationError: an unknown flag, a missing one, or a value of the wrong type.
+        SystemExit: `--help` was asked for and printed.
+    """
+    parser = make_parser()
+    values, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        raise ConfigurationError(_unknown(unknown, parser))
+    missing = [_flag(name) for name in _required() if getattr(values, name) is None]
+    if missing:
+        raise ConfigurationError(f"{', '.join(missing)} must be given; --help lists all flags")
+    return Config(**{name: _section(options, values) for name, options in _sections()})
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of every option, grouped by section."""
+    parser = _RaisingParser(
+        prog="pretrain_gpt.py",
+        description="Pretrain a GPT with Seq1F1B pipeline parallelism on Megatron-Core.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=48, width=120),
+    )
+    for _, options in _sections():
+        assert options.__doc__ is not None
+        group = parser.add_argument_group(options.__doc__.split("\n")[0])
+        types_of = typing.get_type_hints(options)
+        texts = field_help(options)
+        for option in dataclasses.fields(options):
+            _add(group, option, types_of[option.name], texts[option.name])
+    return parser
+
+
+def _sections() -> list[tuple[str, type]]:
+    hints = typing.get_type_hints(Config)
+    return [(section.name, hints[section.name]) for section in dataclasses.fields(Config)]
+
+
+def _required() -> list[str]:
+    """Options without a default; asked for after unknown flags, which may be misspelled ones."""
+    return [
+        option.name
+        for _, options in _sections()
+        for option in dataclasses.fields(options)
+        if _is_required(option)
+    ]
+
+
+def _is_required(option: dataclasses.Field[Any]) -> bool:
+    return (
+        option.default is dataclasses.MISSING and option.default_factory is dataclasses.MISSING
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _section(options: type, values: argparse.Namespace) -> Any:
+    return options(**{o.name: getattr(values, o.name) for o in dataclasses.fields(options)})
+
+
+def _add(
+    group: argparse._ArgumentGroup, option: dataclasses.Field[Any], hint: Any, text: str
+) -> None:
+    """One flag for one field."""
+    flag, default = _flag(option.name), option.default
+    if option.default_factory is not dataclasses.MISSING:
+        default = option.default_factory()
+    elif _is_required(option):
+        default, text = None, f"{text} Required."
+    if hint is not bool and default not in (None, []):
+        text = f"{text} (default: {default})"
+    text = text.replace("%", "%%")
+    if hint is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        return
+    kind = _without_none(hint)
+    extra: dict[str, Any] = {"type": kind, "metavar": _metavar(kind)}
+    if typing.get_origin(kind) is typing.Literal:
+        extra = {"choices": typing.get_args(kind)}
+    elif typing.get_origin(kind) is list:
+        extra = {"type": typing.get_args(kind)[0], "nargs": "*", "metavar": "X"}
+    group.add_argument(flag, default=default, help=text, **extra)
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        (kind,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+        return kind
+    return hint
+
+
+def _metavar(kind: Any) -> str:
+    return {int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def _unknown(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """Why the left-over arguments are refused, with the nearest flags."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    parts = []
+    for argument in unknown:
+        if not argument.startswith("-"):
+            parts.append(f"{argument!r} belongs to no flag")
+            continue
+        near = difflib.get_close_matches(argument.split("=")[0], flags, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else "; --help lists the flags"
+        parts.append(f"there is no flag {argument}{hint}")
+    return "; ".join(parts)
+
+
+class _RaisingParser(argparse.ArgumentParser):
+    """Raises instead of printing the usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(message)

@@ -1,0 +1,145 @@
+"""A GPT of Megatron-Core with our attention core, rotary table, norm and loss in it.
+
+The same model serves every schedule, chunked or not, so that comparisons are fair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron.seq1f1b.attention import ChunkedCoreAttention
+from megatron.seq1f1b.model.initialization import initialize_weights
+from megatron.seq1f1b.model.norm import Norm
+from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What a GPT needs beside Megatron-Core's `TransformerConfig`."""
+
+    vocab_size: int
+    """Ids in use, end-of-document included."""
+    padded_vocab_size: int
+    """Rows of the embedding and the output layer."""
+    max_position_embeddings: int
+    position_embedding_type: str
+    """`rope` or `learned_absolute`."""
+    rotary_base: int = 10000
+    rotary_percent: float = 1.0
+    is_output_tied: bool = True
+    seed: int = 1234
+
+
+class ChunkedGPTModel(GPTModel):  # type: ignore[misc]
+    """Megatron-Core's GPT with chunk-aware rotary positions and a padding-free loss."""
+
+    def __init__(self, *, shape: ModelShape, **keywords: object) -> None:
+        super().__init__(
+            vocab_size=shape.padded_vocab_size,
+            max_sequence_length=shape.max_position_embeddings,
+            position_embedding_type=shape.position_embedding_type,
+            rotary_base=shape.rotary_base,
+            rotary_percent=shape.rotary_percent,
+            share_embeddings_and_output_weights=shape.is_output_tied,
+            **keywords,
+        )
+        self._num_ids = shape.vocab_size
+        if self.pre_process and shape.position_embedding_type == "learned_absolute":
+            # Upstream makes the position table in torch's default type.
+            self.embedding.position_embeddings.to(self.config.params_dtype)
+        if shape.position_embedding_type == "rope":
+            self.rotary_pos_emb = ChunkRotaryEmbedding(
+                kv_channels=self.config.kv_channels,
+                rotary_percent=shape.rotary_percent,
+                rotary_interleaved=self.config.rotary_interleaved,
+                rotary_base=shape.rotary_base,
+                use_cpu_initialization=self.config.use_cpu_initialization,
+                cp_group=self.pg_collection.cp,
+            )
+
+    def compute_language_model_loss(
+        self, labels: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-entropy of every token over the ids in use, `[batch, sequence]`.
+
+        Args:
+            labels: ids, `[batch, sequence]`.
+            logits: `[sequence, batch, padded vocabulary / tensor parallelism]`.
+
+        Padding of the vocabulary takes no part, so the loss is the same under any tensor
+        parallelism. Without tensor parallelism the loss has the logits' precision, at least
+        float32; with it Megatron-Core's vocabulary-parallel loss computes in float32.
+        """
+        self._mask_padding(logits)
+        by_position = labels.transpose(0, 1).contiguous()
+        if self.config.tensor_model_parallel_size > 1:
+            loss = tensor_parallel.vocab_parallel_cross_entropy(logits, by_position)
+        else:
+            wide = logits if logits.dtype == torch.float64 else logits.float()
+            flat = F.cross_entropy(wide.flatten(0, 1), by_position.flatten(), reduction="none")
+            loss = flat.view_as(by_position)
+        return loss.transpose(0, 1).contiguous()
+
+    @torch.no_grad()
+    def _mask_padding(self, logits: torch.Tensor) -> None:
+        """Set the logits of padding to minus infinity in place; their gradients are zero then."""
+        rank = parallel_state.get_tensor_model_parallel_rank()
+        num_local = max(0, self._num_ids - rank * logits.shape[-1])
+        if num_local < logits.shape[-1]:
+            logits[..., num_local:] = float("-inf")
+
+
+def layer_spec(config: TransformerConfig) -> ModuleSpec:
+    """Megatron-Core's own layer spec with our norm and chunked core attention in it."""
+    spec = get_gpt_layer_local_spec(
+        num_experts=config.num_moe_experts,
+        moe_grouped_gemm=config.moe_grouped_gemm,
+        qk_layernorm=config.qk_layernorm,
+        normalization=config.normalization,
+    )
+    layer = spec.submodules
+    layer.input_layernorm = Norm
+    layer.pre_mlp_layernorm = Norm
+    attention = layer.self_attention.submodules
+    attention.core_attention = ChunkedCoreAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = Norm
+        attention.k_layernorm = Norm
+    return spec
+
+
+def build_model_part(
+    config: TransformerConfig, shape: ModelShape, *, vp_stage: int | None = None
+) -> ChunkedGPTModel:
+    """One model part of this process's pipeline stage, its weights set from the seed.
+
+    Args:
+        config: Megatron-Core's, parallel sizes included; parallel state must be initialised.
+        shape: vocabulary, positions, output tying and seed.
+        vp_stage: which model part of this rank, None without virtual stages.
+    """
+    num_layers = get_num_layers_to_build(config, vp_stage)
+    model = ChunkedGPTModel(
+        shape=shape,
+        config=config,
+        transformer_layer_spec=TransformerBlockSubmodules(
+            layer_specs=[layer_spec(config)] * num_layers, layer_norm=Norm
+        ),
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+        vp_stage=vp_stage,
+    )
+    initialize_weights(model, seed=shape.seed, vocab_size=shape.vocab_size)
+    return model

@@ -1,0 +1,98 @@
+"""Initial weights that depend on the seed and the parameter's global name alone.
+
+Megatron-Core draws weights from one generator in the order of construction, so they change with
+the pipeline layout. Here every matrix has a generator of its own, seeded by (seed, name in the
+whole model), draws the whole matrix in float32 and keeps this rank's shard: any layout of tensor,
+pipeline, virtual and data parallelism, and any dtype, starts from the same model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+_SCALED_BY_DEPTH = ("linear_proj.weight", "linear_fc2.weight")
+_EMBEDDINGS = ("word_embeddings.weight", "output_layer.weight")
+
+
+@torch.no_grad()
+def initialize_weights(model: GPTModel, *, seed: int, vocab_size: int) -> None:
+    """Fill every parameter of a model part in place.
+
+    Args:
+        model: a part as Megatron-Core built it, its parameters' values not yet set.
+        seed: of the whole run.
+        vocab_size: ids in use; rows beyond them, padding, are set to zero.
+    """
+    for name, parameter in global_parameters(model):
+        if parameter.dim() > 1:
+            whole = _draw(name, parameter, model.config, seed)
+            if name.endswith(_EMBEDDINGS):
+                whole[vocab_size:] = 0
+            parameter.copy_(_shard(name, whole, parameter, model.config))
+        elif "norm" in name and name.endswith("weight"):
+            parameter.fill_(1)
+        else:
+            parameter.zero_()
+
+
+def global_parameters(model: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """A part's parameters under the names they have in the whole model, layers counted from 0."""
+    for name, parameter in model.named_parameters():
+        match = re.match(r"decoder\.layers\.(\d+)\.", name)
+        if match:
+            layer = model.decoder.layers[int(match.group(1))].layer_number - 1
+            name = f"decoder.layers.{layer}.{name[match.end() :]}"
+        elif name == "output_layer.weight" and model.share_embeddings_and_output_weights:
+            name = "embedding.word_embeddings.weight"
+        yield name, parameter
+
+
+def _draw(
+    name: str, parameter: torch.nn.Parameter, config: TransformerConfig, seed: int
+) -> torch.Tensor:
+    """The whole matrix of a parameter, over all tensor-parallel ranks, float32 on the CPU."""
+    shape = list(parameter.shape)
+    if getattr(parameter, "tensor_model_parallel", False):
+        shape[_partition_dim(parameter)] *= config.tensor_model_parallel_size
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    std = config.init_method_std
+    if name.endswith(_SCALED_BY_DEPTH):
+        std /= math.sqrt(2.0 * config.num_layers)
+    # Row by row, so that padding the vocabulary for another layout changes no row in use.
+    if name.endswith(_EMBEDDINGS):
+        blocks = torch.empty(shape, dtype=torch.float32).split(_ROWS_PER_DRAW)
+        return torch.cat([block.normal_(0.0, std, generator=generator) for block in blocks])
+    return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+
+
+_ROWS_PER_DRAW = 128
+"""Vocabularies are padded to multiples of this, so every draw but the padding's is a whole one."""
+
+
+def _shard(
+    name: str, whole: torch.Tensor, parameter: torch.nn.Parameter, config: TransformerConfig
+) -> torch.Tensor:
+    """This tensor-parallel rank's part of a whole matrix."""
+    size = config.tensor_model_parallel_size
+    if size == 1 or not getattr(parameter, "tensor_model_parallel", False):
+        return whole
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    axis = _partition_dim(parameter)
+    if config.gated_linear_unit and name.endswith("linear_fc1.weight"):
+        # A rank holds its share of the gate and then its share of the values.
+        halves = [half.chunk(size, axis)[rank] for half in whole.chunk(2, axis)]
+        return torch.cat(halves, axis)
+    return whole.chunk(size, axis)[rank]
+
+
+def _partition_dim(parameter: torch.nn.Parameter) -> int:
+    return int(parameter.partition_dim)  # type: ignore[attr-defined]

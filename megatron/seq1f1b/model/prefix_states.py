@@ -1,0 +1,53 @@
+"""The KV caches of all microbatches in flight, as the runtime asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from megatron.seq1f1b.attention import CachePool, ChunkSeqParams, SequenceState
+from megatron.seq1f1b.chunk import Chunk
+
+
+class UnitLike(Protocol):
+    """What of the runtime's unit this room reads."""
+
+    @property
+    def virtual_stage(self) -> int: ...
+    @property
+    def microbatch(self) -> int: ...
+    @property
+    def chunk(self) -> int: ...
+
+
+class KVCaches:
+    """One `SequenceState` per (virtual stage, microbatch), its buffers from one pool.
+
+    The pool outlives a step, so that steps after the first allocate no cache.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], *, pool: CachePool) -> None:
+        self._chunks = chunks
+        self._pool = pool
+        self._states: dict[tuple[int, int], SequenceState] = {}
+
+    def params(self, unit: UnitLike) -> ChunkSeqParams:
+        """What the model takes as `packed_seq_params` for a unit."""
+        key = (unit.virtual_stage, unit.microbatch)
+        if key not in self._states:
+            self._states[key] = SequenceState(
+                pool=self._pool,
+                seq_length=self._chunks[-1].stop,
+                microbatch=unit.microbatch,
+                virtual_stage=unit.virtual_stage,
+                num_chunks=len(self._chunks),
+            )
+        return ChunkSeqParams(chunk=self._chunks[unit.chunk], state=self._states[key])
+
+    def release(self, unit: UnitLike) -> None:
+        """Give a microbatch's buffers on one virtual stage back to the pool."""
+        self._states.pop((unit.virtual_stage, unit.microbatch)).close()
+
+    def check_empty(self) -> None:
+        """StepError where a buffer was not given back."""
+        self._pool.assert_empty()

@@ -1,0 +1,173 @@
+"""A stand-in for Megatron-Core's `forward_backward_func` that executes chunked plans.
+
+Keyword-compatible with what `get_forward_backward_func()` returns; the plan for a number of
+microbatches is made, checked and given its communication once, and then executed every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
+from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.runtime.channels import Channels
+from megatron.seq1f1b.runtime.executor import Executor, channels_of
+from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches, SliceBatch
+from megatron.seq1f1b.runtime.program import ForwardStep, MegatronProgram, PrefixStates
+from megatron.seq1f1b.schedule import Action, Plan
+from megatron.seq1f1b.upstream.step import get_model_config
+
+MakePlan = Callable[[int, bool], Plan]
+"""(number of microbatches, forward only) to a validated plan with communication."""
+
+MakePrefixStates = Callable[[Plan, Sequence[Chunk]], PrefixStates]
+
+
+class ChunkedSchedule:
+    """`forward_backward_func` for one way of cutting sequences and ordering chunks."""
+
+    def __init__(
+        self,
+        *,
+        make_plan: MakePlan,
+        boundaries: Boundaries,
+        slice_batch: SliceBatch,
+        make_prefix_states: MakePrefixStates,
+        observe: Callable[[Action], None] | None = None,
+    ) -> None:
+        self._make_plan = make_plan
+        self._chunks = chunks_from(boundaries)
+        self._slice_batch = slice_batch
+        self._make_prefix_states = make_prefix_states
+        self._plans: dict[tuple[int, bool], Plan] = {}
+        self._channels: Channels | None = None
+        self.observe = observe
+        """Called after every action of this rank; for measurements."""
+
+    def plan_for(self, num_microbatches: int, *, forward_only: bool) -> Plan:
+        """The plan that a step with so many microbatches executes."""
+        key = (num_microbatches, forward_only)
+        if key not in self._plans:
+            self._plans[key] = self._make_plan(num_microbatches, forward_only)
+        return self._plans[key]
+
+    def __call__(
+        self,
+        *,
+        forward_step_func: ForwardStep,
+        data_iterator: Iterator[Batch] | Sequence[Iterator[Batch] | None] | None,
+        model: torch.nn.Module | Sequence[torch.nn.Module],
+        num_microbatches: int,
+        seq_length: int,
+        micro_batch_size: int,
+        decoder_seq_length: int | None = None,
+        forward_only: bool = False,
+        collect_non_loss_data: bool = False,
+        first_val_step: bool | None = None,
+        adjust_tensor_shapes_fn: object = None,
+        p2p_communicator: object = None,
+        pg_collection: object = None,
+        force_all_reduce: bool | None = False,
+    ) -> list[dict[str, torch.Tensor]]:
+        """Run one step; returns the loss dictionaries, one per microbatch, on the last stage.
+
+        Raises:
+            ConfigurationError: an option that chunked schedules do not serve.
+            StepError: a neighbour did not answer, or buffers were left over.
+        """
+        self._check_length(seq_length)
+        _refuse(
+            decoder_seq_length=decoder_seq_length not in (None, seq_length),
+            collect_non_loss_data=collect_non_loss_data,
+            adjust_tensor_shapes_fn=adjust_tensor_shapes_fn is not None,
+            p2p_communicator=p2p_communicator is not None,
+            pg_collection=pg_collection is not None,
+        )
+        parts = list(model) if isinstance(model, Sequence) else [model]
+        iterators = list(data_iterator) if isinstance(data_iterator, Sequence) else [data_iterator]
+        config = get_model_config(parts[0])
+        plan = self.plan_for(num_microbatches, forward_only=forward_only)
+        prefix_states = self._make_prefix_states(plan, self._chunks)
+        rank = parallel_state.get_pipeline_model_parallel_rank()
+        program = MegatronProgram(
+            plan=plan,
+            rank=rank,
+            chunks=self._chunks,
+            parts=parts,
+            microbatches=[
+                Microbatches(iterator, chunks=self._chunks, slice_batch=self._slice_batch)
+                for iterator in iterators
+            ],
+            forward_step_func=forward_step_func,
+            prefix_states=prefix_states,
+        )
+        Executor(
+            plan=plan,
+            rank=rank,
+            chunks=self._chunks,
+            program=program,
+            channels=self._open_channels(plan),
+            new_message=_message_maker(config, micro_batch_size, parts[0]),
+            observe=self.observe,
+        ).run()
+        prefix_states.check_empty()
+        if config.finalize_model_grads_func is not None and not forward_only:
+            config.finalize_model_grads_func(
+                parts,
+                program.num_tokens if config.calculate_per_token_loss else None,
+                force_all_reduce=force_all_reduce,
+            )
+        return program.losses()
+
+    def close(self) -> None:
+        """Give the channels back."""
+        if self._channels is not None:
+            self._channels.close()
+            self._channels = None
+
+    def _check_length(self, seq_length: int) -> None:
+        if seq_length != self._chunks[-1].stop:
+            raise ConfigurationError(
+                f"a step of {seq_length} tokens was asked for, but the chunk boundaries end at "
+                f"{self._chunks[-1].stop}; make a schedule for each sequence length"
+            )
+
+    def _open_channels(self, plan: Plan) -> Channels | None:
+        if plan.num_stages == 1:
+            return None
+        if self._channels is None:
+            group = parallel_state.get_pipeline_model_parallel_group()
+            assert isinstance(group, dist.ProcessGroup)
+            training_plan = self.plan_for(plan.num_microbatches, forward_only=False)
+            self._channels = Channels(channels_of(training_plan), pipeline_group=group)
+        return self._channels
+
+
+def _refuse(**asked: bool) -> None:
+    names = [name for name, is_asked in asked.items() if is_asked]
+    if names:
+        raise ConfigurationError(
+            f"chunked schedules do not serve {', '.join(names)}; leave it out, or use Megatron-Core's "
+            "own schedule"
+        )
+
+
+def _message_maker(
+    config: object, micro_batch_size: int, part: torch.nn.Module
+) -> Callable[[Chunk], torch.Tensor]:
+    """Buffers for a chunk's hidden states: [tokens / tensor-sequence parallelism, batch, hidden]."""
+    values: Mapping[str, object] = vars(config)
+    shards = int(str(values["tensor_model_parallel_size"])) if values["sequence_parallel"] else 1
+    hidden_size = int(str(values["hidden_size"]))
+    dtype = values["pipeline_dtype"]
+    device = next(part.parameters()).device
+
+    def new_message(chunk: Chunk) -> torch.Tensor:
+        shape = (chunk.length // shards, micro_batch_size, hidden_size)
+        return torch.empty(shape, dtype=dtype, device=device)  # type: ignore[call-overload]
+
+    return new_message

@@ -1,0 +1,196 @@
+"""The computation behind a plan's actions: Megatron's forward step, chunk by chunk.
+
+The loss of a microbatch is the sum over its tokens divided by the number of tokens that count in
+the whole microbatch, so results do not depend on how the sequence is cut. Megatron-Core's
+`forward_step` divides by a number of microbatches; a chunk of s of S tokens passes m S / s, so
+that what is averaged per chunk (auxiliary losses) is weighted by its share of the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import torch
+
+from megatron.seq1f1b.chunk import Chunk
+from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.runtime.executor import Unit
+from megatron.seq1f1b.runtime.microbatches import Microbatches
+from megatron.seq1f1b.schedule import ActionKind, Plan
+from megatron.seq1f1b.upstream.step import custom_backward, forward_step, get_model_config
+
+LossFunction = Callable[..., tuple[object, ...]]
+"""Megatron's: the model's output to (loss sum, number of tokens, log)."""
+
+ForwardStep = Callable[[Iterator[Mapping[str, object]], torch.nn.Module], tuple[torch.Tensor, LossFunction]]
+"""Megatron's: a data iterator and a model to the model's output and its loss function."""
+
+
+class PrefixStates(Protocol):
+    """What the chunks of one microbatch share on one virtual stage: the KV cache."""
+
+    def params(self, unit: Unit) -> object:
+        """What the model takes as `packed_seq_params` for this unit."""
+
+    def release(self, unit: Unit) -> None:
+        """The unit's microbatch is done on its virtual stage."""
+
+    def check_empty(self) -> None:
+        """StepError where a state was never released."""
+
+
+class MegatronProgram:
+    """F and B of the model parts of one pipeline rank, for one step."""
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        rank: int,
+        chunks: Sequence[Chunk],
+        parts: Sequence[torch.nn.Module],
+        microbatches: Sequence[Microbatches],
+        forward_step_func: ForwardStep,
+        prefix_states: PrefixStates,
+    ) -> None:
+        self._plan = plan
+        self._chunks = chunks
+        self._parts = parts
+        self._microbatches = microbatches
+        self._forward_step_func = forward_step_func
+        self._prefix_states = prefix_states
+        self._config = get_model_config(parts[0])
+        self._logs: dict[int, list[Mapping[str, torch.Tensor]]] = {}
+        self.num_tokens = torch.zeros((), dtype=torch.long)
+        self._gradient_sync = _GradientSync(parts, last_backwards(plan, rank))
+
+    def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
+        """The stage's output, or on the last virtual stage the chunk's share of the loss."""
+        part = self._plan.model_part_of(unit.virtual_stage)
+        chunk = self._chunks[unit.chunk]
+        seq_length = self._chunks[-1].stop
+        scale = seq_length / chunk.length
+        num_loss_tokens = self._microbatches[part].num_loss_tokens(unit.microbatch)
+        batch: dict[str, object] = dict(self._microbatches[part].chunk_of(unit.microbatch, unit.chunk))
+        batch["packed_seq_params"] = self._prefix_states.params(unit)
+        log: list[Mapping[str, torch.Tensor]] = []
+        output, num_tokens = forward_step(
+            self._token_weighted(num_loss_tokens, scale),
+            iter([batch]),
+            self._parts[part],
+            self._plan.num_microbatches * scale,
+            stage_input,
+            log,
+            self._config,
+            cp_group_size=1,
+            is_first_microbatch=unit.microbatch == 0 and unit.chunk == 0,
+            current_microbatch=unit.microbatch,
+            is_last_stage=unit.virtual_stage == self._plan.last_virtual_stage,
+        )
+        self._logs.setdefault(unit.microbatch, []).extend(log)
+        self.num_tokens = self.num_tokens + num_tokens.to(self.num_tokens.device)
+        return output
+
+    def backward(
+        self,
+        unit: Unit,
+        stage_input: torch.Tensor | None,
+        output: torch.Tensor,
+        output_grad: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Gradients of the part's weights accumulate; returns the gradient of its input."""
+        self._gradient_sync.before_backward(unit)
+        if output_grad is None and self._config.grad_scale_func is not None:
+            output = self._config.grad_scale_func(output)
+        custom_backward(output, output_grad)
+        return None if stage_input is None else stage_input.grad
+
+    def backward_input(
+        self,
+        unit: Unit,
+        stage_input: torch.Tensor | None,
+        output: torch.Tensor,
+        output_grad: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """Not split yet."""
+        raise ConfigurationError(f"plan {self._plan.name} splits backward, which cannot run yet")
+
+    def backward_weight(self, unit: Unit) -> None:
+        """Not split yet."""
+        raise ConfigurationError(f"plan {self._plan.name} splits backward, which cannot run yet")
+
+    def finish(self, unit: Unit) -> None:
+        """Release the microbatch's KV cache after its last unit."""
+        last = self._chunks[-1].index if self._plan.forward_only else 0
+        if unit.chunk == last:
+            self._prefix_states.release(unit)
+
+    def losses(self) -> list[dict[str, torch.Tensor]]:
+        """Per microbatch, what the loss function reported, summed over its chunks."""
+        return [_sum_logs(logs) for _, logs in sorted(self._logs.items()) if logs]
+
+    def _token_weighted(self, num_loss_tokens: torch.Tensor | None, scale: float) -> ForwardStep:
+        """The user's forward step, its loss divided by the whole microbatch's tokens."""
+
+        def step(
+            data_iterator: Iterator[Mapping[str, object]], model: torch.nn.Module
+        ) -> tuple[torch.Tensor, LossFunction]:
+            output, loss_function = self._forward_step_func(data_iterator, model)
+
+            def loss(*args: object, **kwargs: object) -> tuple[object, ...]:
+                outputs = loss_function(*args, **kwargs)
+                if len(outputs) != 3:
+                    raise ConfigurationError(
+                        f"the loss function returned {len(outputs)} values, a mean that cannot be "
+                        "weighted by tokens over chunks; return (loss sum, number of tokens, log)"
+                    )
+                loss_sum, num_tokens, log = outputs
+                if self._config.calculate_per_token_loss:
+                    return loss_sum, num_tokens, log
+                assert isinstance(loss_sum, torch.Tensor)
+                if num_loss_tokens is None:
+                    raise ConfigurationError(
+                        "the last stage's batches have no `loss_mask`, so the number of tokens in "
+                        "the whole microbatch's loss is unknown; add it to the batch"
+                    )
+                return loss_sum * scale / num_loss_tokens.clamp(min=1).to(loss_sum.dtype), log
+
+            return output, loss
+
+        return step
+
+
+def last_backwards(plan: Plan, rank: int) -> dict[int, Unit]:
+    """For every virtual stage of a rank, the unit that completes its weights' gradients."""
+    last: dict[int, Unit] = {}
+    for kind, *unit in plan.actions[rank]:
+        if kind in (ActionKind.B, ActionKind.W):
+            last[unit[0]] = Unit(*unit)
+    return last
+
+
+class _GradientSync:
+    """Holds back the data-parallel reduction of each part until its last backward.
+
+    With overlapped reduction Megatron-Core's DDP starts to reduce a bucket when all its gradients
+    have been computed once, so it must know which backward is the last.
+    """
+
+    def __init__(self, parts: Sequence[torch.nn.Module], last: Mapping[int, Unit]) -> None:
+        self._last = last
+        self._held: dict[int, AbstractContextManager[object]] = {}
+        for virtual_stage, part in zip(sorted(last), parts, strict=bool(last)):
+            no_sync = getattr(part, "no_sync", nullcontext)
+            self._held[virtual_stage] = no_sync()
+            self._held[virtual_stage].__enter__()
+
+    def before_backward(self, unit: Unit) -> None:
+        """Let the part reduce its gradients if `unit` is its last backward."""
+        if self._last.get(unit.virtual_stage) == unit:
+            self._held.pop(unit.virtual_stage).__exit__(None, None, None)
+
+
+def _sum_logs(logs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([log[name] for log in logs]).sum(0) for name in logs[0]}

@@ -1,0 +1,100 @@
+"""Every derived number of a run, printed before step 0."""
+
+from __future__ import annotations
+
+from megatron.seq1f1b.chunk import chunks_from
+from megatron.seq1f1b.model.flops import ModelDimensions, backward_flops, forward_flops
+from megatron.seq1f1b.schedule import Costs, Plan, make_plan, simulate
+from megatron.seq1f1b.training.prepare import Run
+
+
+def banner(run: Run, *, num_parameters: int, device: str) -> str:
+    """The banner's lines; `num_parameters` counts the whole model once."""
+    config, layout = run.config, run.layout
+    parallel, training = config.parallel, config.training
+    lengths = ", ".join(str(chunk.length) for chunk in chunks_from(run.boundaries))
+    tokens = layout.global_batch_size * training.seq_length
+    rows = {
+        "layout": (
+            f"{layout.world_size} processes on {device}: "
+            f"tensor {parallel.tensor_model_parallel_size}"
+            f"{' (sequence parallel)' if parallel.sequence_parallel else ''}"
+            f" x pipeline {parallel.pipeline_model_parallel_size}"
+            f" ({layout.num_virtual_stages} virtual)"
+            f" x data {layout.data_parallel_size}"
+        ),
+        "model": (
+            f"{num_parameters / 1e6:,.1f} M parameters, {config.model.num_layers} layers, "
+            f"hidden {config.model.hidden_size}, {run.tokenizer.vocab_size} ids "
+            f"({run.dimensions.padded_vocab_size} padded)"
+        ),
+        "batch": (
+            f"{tokens:,} tokens per step: {layout.global_batch_size} sequences of "
+            f"{training.seq_length} in {layout.num_microbatches} microbatches per data-parallel rank"
+        ),
+        "schedule": f"{layout.schedule}, {_source(layout.uses_upstream_schedule)}",
+        "chunks": f"{config.schedule.pipe_sp_splits} of {lengths} tokens ({config.schedule.pipe_sp_strategy})",
+        "predicted bubble": f"{predicted_bubble(run):.1%} (from FLOPs)",
+        "precision": "bfloat16, float32 master weights" if training.bf16 else "float32",
+        "optimizer": f"AdamW, {'distributed' if parallel.use_distributed_optimizer else 'replicated'}",
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{name:>{width}} : {text}" for name, text in rows.items())
+
+
+def predicted_bubble(run: Run) -> float:
+    """Idle share of a step that the simulator predicts from FLOPs, messages for nothing."""
+    plan = make_plan(
+        run.layout.schedule,
+        stages=run.config.parallel.pipeline_model_parallel_size,
+        microbatches=run.layout.num_microbatches,
+        chunks=run.config.schedule.pipe_sp_splits,
+        virtual_stages=run.layout.num_virtual_stages,
+    )
+    return simulate(plan, flop_costs(run, plan)).bubble_fraction
+
+
+def flop_costs(run: Run, plan: Plan) -> Costs:
+    """The simulator's costs in FLOPs; the last virtual stage also has the head."""
+    chunks = chunks_from(run.boundaries)
+    layers = run.dimensions.num_layers / plan.num_all_virtual_stages
+    head = [0.0] * (plan.num_all_virtual_stages - 1) + [run.dimensions.head_flops_per_token]
+
+    def table(of_layer: str) -> list[list[float]]:
+        return [
+            [
+                layers * _LAYER[of_layer](run.dimensions, chunk.start, chunk.stop)
+                + _HEAD[of_layer] * head_flops * chunk.length
+                for chunk in chunks
+            ]
+            for head_flops in head
+        ]
+
+    return Costs(
+        forward_seconds=table("F"),
+        backward_seconds=table("B"),
+        input_grad_seconds=table("I"),
+        weight_grad_seconds=table("W"),
+        token_shares=[chunk.length / chunks[-1].stop for chunk in chunks],
+    )
+
+
+def _weight_grad_flops(dimensions: ModelDimensions, start: int, stop: int) -> float:
+    return (stop - start) * dimensions.layer_flops_per_token
+
+
+def _input_grad_flops(dimensions: ModelDimensions, start: int, stop: int) -> float:
+    return backward_flops(dimensions, start, stop) - _weight_grad_flops(dimensions, start, stop)
+
+
+_LAYER = {
+    "F": forward_flops,
+    "B": backward_flops,
+    "I": _input_grad_flops,
+    "W": _weight_grad_flops,
+}
+_HEAD = {"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0}
+
+
+def _source(is_upstream: bool) -> str:
+    return "Megatron-Core's own function" if is_upstream else "executed from its plan"

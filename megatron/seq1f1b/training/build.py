@@ -1,0 +1,167 @@
+"""Builds what a run trains: Megatron-Core's model parts, DDP, optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron.seq1f1b.model.gpt import ModelShape, build_model_part
+from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.upstream import is_cpu_only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training step updates; `parts` has one entry per virtual stage of this rank."""
+
+    transformer: TransformerConfig
+    parts: list[DistributedDataParallel]
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+
+
+def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
+    """Build this process's share of a run; parallel state must be initialised.
+
+    `params_dtype` overrides the precision of the configuration (float64 in tests).
+    """
+    dtype = params_dtype or (torch.bfloat16 if run.config.training.bf16 else torch.float32)
+    transformer = transformer_config(run, dtype)
+    parts = [_wrap(part, run, transformer) for part in _model_parts(run, transformer)]
+    optimizer = get_megatron_optimizer(_optimizer_config(run, dtype), parts)
+    transformer.grad_scale_func = optimizer.scale_loss
+    transformer.finalize_model_grads_func = finalize_model_grads
+    if run.layout.uses_upstream_schedule:
+        no_sync = [part.no_sync for part in parts]
+        transformer.no_sync_func = no_sync if len(parts) > 1 else no_sync[0]
+    return Trained(
+        transformer=transformer,
+        parts=parts,
+        optimizer=optimizer,
+        scheduler=_scheduler(run, optimizer),
+    )
+
+
+def transformer_config(run: Run, dtype: torch.dtype) -> TransformerConfig:
+    """Megatron-Core's configuration of the model and its parallelism."""
+    model, parallel, virtual = run.config.model, run.config.parallel, run.layout.num_virtual_stages
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=run.layout.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=run.layout.num_query_groups,
+        kv_channels=run.layout.kv_channels,
+        normalization=model.normalization,
+        layernorm_epsilon=model.norm_epsilon,
+        qk_layernorm=model.qk_layernorm,
+        gated_linear_unit=model.swiglu,
+        activation_func=F.silu if model.swiglu else F.gelu,
+        add_bias_linear=not model.disable_bias_linear,
+        add_qkv_bias=model.add_qkv_bias,
+        init_method_std=model.init_method_std,
+        hidden_dropout=model.hidden_dropout,
+        attention_dropout=model.attention_dropout,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
+        pipeline_dtype=dtype,
+        params_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        use_cpu_initialization=is_cpu_only(),
+        # Weights are set by `initialize_weights`, whatever the layout; only the parameters'
+        # attributes are wanted from Megatron-Core's initialisation.
+        init_method=_leave_as_is,
+        output_layer_init_method=_leave_as_is,
+        embedding_init_method=_leave_as_is,
+        gradient_accumulation_fusion=False,
+        # With the previous and the next rank the same one, batched messages of Megatron-Core's
+        # interleaved schedule cross, silently.
+        batch_p2p_comm=False,
+        deallocate_pipeline_outputs=True,
+        cuda_graph_scope=[],
+    )
+
+
+def _leave_as_is(weight: torch.Tensor) -> torch.Tensor:
+    return weight
+
+
+def _model_parts(run: Run, transformer: TransformerConfig) -> list[torch.nn.Module]:
+    shape = ModelShape(
+        vocab_size=run.tokenizer.vocab_size,
+        padded_vocab_size=run.dimensions.padded_vocab_size,
+        max_position_embeddings=run.layout.max_position_embeddings,
+        position_embedding_type=run.config.model.position_embedding_type,
+        rotary_base=run.config.model.rotary_base,
+        rotary_percent=run.config.model.rotary_percent,
+        is_output_tied=not run.config.model.untie_embeddings_and_output_weights,
+        seed=run.config.training.seed,
+    )
+    virtual = run.layout.num_virtual_stages
+    stages = range(virtual) if virtual > 1 else [None]
+    return [build_model_part(transformer, shape, vp_stage=stage) for stage in stages]
+
+
+def _wrap(
+    part: torch.nn.Module, run: Run, transformer: TransformerConfig
+) -> DistributedDataParallel:
+    """The part in its compute precision, inside Megatron-Core's data-parallel wrapper."""
+    if not is_cpu_only():
+        part.cuda(torch.cuda.current_device())
+    if transformer.bf16:
+        part = Float16Module(transformer, part)
+    ddp = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=transformer.bf16,
+        overlap_grad_reduce=run.config.parallel.overlap_grad_reduce,
+        use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
+    )
+    return DistributedDataParallel(transformer, ddp, part)
+
+
+def _optimizer_config(run: Run, dtype: torch.dtype) -> OptimizerConfig:
+    options = run.config.optimizer
+    return OptimizerConfig(
+        optimizer="adam",
+        lr=options.lr,
+        min_lr=options.min_lr,
+        weight_decay=options.weight_decay,
+        adam_beta1=options.adam_beta1,
+        adam_beta2=options.adam_beta2,
+        adam_eps=options.adam_eps,
+        clip_grad=options.clip_grad,
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+        use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
+    )
+
+
+def _scheduler(run: Run, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:
+    """Learning rate and weight decay by consumed samples, as Megatron counts them."""
+    options, batch = run.config.optimizer, run.layout.global_batch_size
+    decay_iters = options.lr_decay_iters or run.config.training.train_iters
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=options.lr_warmup_init,
+        max_lr=options.lr,
+        min_lr=options.min_lr,
+        lr_warmup_steps=options.lr_warmup_iters * batch,
+        lr_decay_steps=decay_iters * batch,
+        lr_decay_style=options.lr_decay_style,
+        start_wd=options.weight_decay,
+        end_wd=options.weight_decay,
+        wd_incr_steps=run.config.training.train_iters * batch,
+        wd_incr_style="constant",
+    )

@@ -1,0 +1,160 @@
+"""One training step: batches, forward-backward under the run's schedule, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from megatron.core import parallel_state
+
+from megatron.seq1f1b.attention import CachePool
+from megatron.seq1f1b.data import TensorParallelBatches, batches, slice_batch
+from megatron.seq1f1b.data.samples import SampleDataset
+from megatron.seq1f1b.model.prefix_states import KVCaches
+from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
+from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.upstream.step import get_forward_backward_func
+
+LOSS = "lm loss"
+ForwardBackward = Callable[..., list[dict[str, torch.Tensor]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one step says of itself on this rank."""
+
+    loss_sum: float
+    """Over this rank's tokens; zero off the last stage."""
+    num_loss_tokens: float
+    grad_norm: float | None
+    is_skipped: bool
+    """Whether the optimizer refused the gradients (not finite)."""
+
+
+def forward_step(
+    data_iterator: Iterator[Mapping[str, torch.Tensor]], model: torch.nn.Module
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]]:
+    """Megatron's forward step for a batch or a chunk of one; a stage without data gets none."""
+    batch = next(data_iterator) if data_iterator is not None else {}
+    output = model(
+        batch.get("tokens"),
+        batch.get("position_ids"),
+        None,
+        labels=batch.get("labels"),
+        packed_seq_params=batch.get("packed_seq_params"),
+    )
+    return output, partial(loss_sum, batch.get("loss_mask"))
+
+
+def loss_sum(
+    loss_mask: torch.Tensor, losses: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """(sum of the losses that count, how many count, both for the log); tensors [batch, tokens]."""
+    total = torch.sum(losses * loss_mask.to(losses.dtype))
+    count = loss_mask.sum()
+    log = {LOSS: torch.stack([total.detach(), count.to(total.dtype)])}
+    return total, count.to(torch.int), log
+
+
+def make_forward_backward(run: Run) -> ForwardBackward:
+    """The `forward_backward_func` of the run's schedule: Megatron-Core's own, or ours."""
+    if run.layout.uses_upstream_schedule:
+        upstream: ForwardBackward = get_forward_backward_func()
+        return upstream
+    pool = CachePool()
+    return ChunkedSchedule(
+        make_plan=run.make_plan,
+        boundaries=run.boundaries,
+        slice_batch=slice_batch,
+        make_prefix_states=lambda plan, chunks: KVCaches(chunks, pool=pool),
+    )
+
+
+def data_iterators(
+    run: Run, dataset: SampleDataset | None, *, consumed_samples: int = 0
+) -> list[Iterator[Mapping[str, torch.Tensor]] | None]:
+    """One iterator per model part of this rank; None for parts that need no tokens.
+
+    Only the first and the last virtual stage read data, and of each tensor-parallel group one rank.
+    """
+    parts = run.layout.num_virtual_stages
+    iterators: list[Iterator[Mapping[str, torch.Tensor]] | None] = []
+    for part in range(parts):
+        vp_stage = part if parts > 1 else None
+        is_first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
+        is_last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
+        if (is_first or is_last) and dataset is not None:
+            iterators.append(_part_iterator(run, dataset, consumed_samples))
+        else:
+            iterators.append(None)
+    return iterators
+
+
+def _part_iterator(
+    run: Run, dataset: SampleDataset, consumed_samples: int
+) -> Iterator[Mapping[str, torch.Tensor]]:
+    training = run.config.training
+    source = None
+    if parallel_state.get_tensor_model_parallel_rank() == 0:
+        source = batches(
+            dataset,
+            micro_batch_size=training.micro_batch_size,
+            data_parallel_rank=parallel_state.get_data_parallel_rank(),
+            data_parallel_size=run.layout.data_parallel_size,
+            global_batch_size=run.layout.global_batch_size,
+            consumed_samples=consumed_samples,
+            num_workers=run.config.data.num_workers,
+        )
+    return TensorParallelBatches(
+        source,
+        group=parallel_state.get_tensor_model_parallel_group(),
+        micro_batch_size=training.micro_batch_size,
+        seq_length=training.seq_length,
+        has_document_starts=run.config.data.reset_attention_mask,
+        device=torch.cuda.current_device(),
+    )
+
+
+def gradients(
+    run: Run,
+    trained: Trained,
+    forward_backward: ForwardBackward,
+    iterators: Sequence[Iterator[Mapping[str, torch.Tensor]] | None],
+) -> list[dict[str, torch.Tensor]]:
+    """Forward and backward of one step; gradients are final in every part's `main_grad`."""
+    for part in trained.parts:
+        part.zero_grad_buffer()
+    trained.optimizer.zero_grad()
+    single = len(trained.parts) == 1
+    return forward_backward(
+        forward_step_func=forward_step,
+        data_iterator=iterators[0] if single else list(iterators),
+        model=trained.parts[0] if single else list(trained.parts),
+        num_microbatches=run.layout.num_microbatches,
+        seq_length=run.config.training.seq_length,
+        micro_batch_size=run.config.training.micro_batch_size,
+        forward_only=False,
+    )
+
+
+def train_step(
+    run: Run,
+    trained: Trained,
+    forward_backward: ForwardBackward,
+    iterators: Sequence[Iterator[Mapping[str, torch.Tensor]] | None],
+) -> StepResult:
+    """One optimizer step over a global batch."""
+    losses = gradients(run, trained, forward_backward, iterators)
+    is_updated, grad_norm, _ = trained.optimizer.step()
+    if is_updated:
+        trained.scheduler.step(increment=run.layout.global_batch_size)
+    totals = [float(value) for value in sum((loss[LOSS] for loss in losses), torch.zeros(2)).tolist()]
+    return StepResult(
+        loss_sum=totals[0],
+        num_loss_tokens=totals[1],
+        grad_norm=None if grad_norm is None else float(grad_norm),
+        is_skipped=not is_updated,
+    )

@@ -1,0 +1,109 @@
+"""Let Megatron-Core train on CPU, where it was written for CUDA alone.
+
+Megatron-Core asks for `device="cuda"` in its factories, reads CUDA's random state and compares
+`Tensor.type()` with names of CUDA types. Each patch below maps one such request to the CPU and
+names the upstream files it serves. Nothing is patched where a CUDA device exists.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "zeros_like")
+_is_installed = False
+
+
+def is_cpu_only() -> bool:
+    """Whether this process has no CUDA device."""
+    return not torch.cuda.is_available()
+
+
+def install_cpu_support() -> None:
+    """Patch torch so that Megatron-Core runs on CPU; call before `megatron.core` is imported.
+
+    Does nothing where a CUDA device exists, or when called again.
+    """
+    global _is_installed
+    if _is_installed or not is_cpu_only():
+        return
+    _is_installed = True
+    _patch_device()
+    _patch_factories()
+    _patch_tensor_methods()
+    _patch_random_state()
+    _silence_missing_kernels()
+
+
+def _patch_device() -> None:
+    """`torch.cuda.current_device()` names a device: p2p_communication.py, param_and_grad_buffer.py."""
+    cpu = torch.device("cpu")
+    torch.cuda.current_device = lambda: cpu  # type: ignore[assignment, return-value]
+    torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.set_device = lambda device: None  # type: ignore[assignment]
+    torch.cuda.empty_cache = lambda: None
+
+
+def _on_cpu(factory: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The factory with every request for a CUDA device answered on the CPU."""
+
+    @functools.wraps(factory)
+    def make(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == "cuda":  # type: ignore[arg-type]
+            kwargs["device"] = "cpu"
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _patch_factories() -> None:
+    """`device="cuda"` in schedules.py:596, optimizer.py:473, layers.py, clip_grads.py."""
+    for name in _FACTORIES:
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+
+
+def _patch_tensor_methods() -> None:
+    """`Tensor.cuda()` in optimizer.py:380; `Tensor.type()` compared in clip_grads.py:167,
+    optimizer.py:671 and distrib_optimizer.py:361."""
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    plain_type = torch.Tensor.type
+
+    def cuda_named_type(self: torch.Tensor, *args: object, **kwargs: object) -> object:
+        if args or kwargs:
+            return plain_type(self, *args, **kwargs)  # type: ignore[call-overload]
+        return str(plain_type(self)).replace("torch.", "torch.cuda.", 1)
+
+    torch.Tensor.type = cuda_named_type  # type: ignore[method-assign, assignment]
+
+
+def _patch_random_state() -> None:
+    """The CUDA generator of tensor_parallel/random.py becomes the CPU's."""
+
+    def get_state(device: object = None, clone: bool = False, graph_safe: bool = False) -> object:
+        return torch.random.get_rng_state()
+
+    def set_state(new_state: torch.Tensor, device: object = -1, graph_safe: bool = False) -> None:
+        torch.random.set_rng_state(new_state)
+
+    torch.cuda.get_rng_state = get_state  # type: ignore[assignment]
+    torch.cuda.set_rng_state = set_state  # type: ignore[assignment]
+    torch.cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)  # type: ignore[assignment, return-value]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from megatron.core.tensor_parallel import random
+    random._get_cuda_rng_state = get_state
+    random._set_cuda_rng_state = set_state
+
+
+def _silence_missing_kernels() -> None:
+    """Megatron-Core warns on import that Transformer Engine and Apex are missing: known here."""
+    warnings.filterwarnings("ignore", message=".*Transformer Engine and Apex are not installed.*")
+    warnings.filterwarnings("ignore", message=".*Apex is not installed.*")

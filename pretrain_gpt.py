@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Pretrain a GPT: `torchrun --nproc_per_node N pretrain_gpt.py ...`, or `python` for one process.
+
+What cannot run is refused here, before processes join: one message from rank 0, exit status 2
+from every process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from megatron.seq1f1b.config import parse_arguments
+from megatron.seq1f1b.errors import ConfigurationError, DataError
+from megatron.seq1f1b.training.prepare import prepare
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, build, train; returns the exit status."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    try:
+        config = parse_arguments(arguments)
+        run = prepare(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    except (ConfigurationError, DataError) as error:
+        if is_first:
+            print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
+        return 2
+    if is_first:
+        print("loading torch and Megatron-Core", flush=True)
+    from megatron.seq1f1b.upstream import check_megatron_core, install_cpu_support
+
+    check_megatron_core()
+    install_cpu_support()
+    from megatron.seq1f1b.training.pretrain import pretrain
+
+    pretrain(run)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

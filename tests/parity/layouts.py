@@ -1,0 +1,139 @@
+"""Runs a small GPT under any layout and returns its loss and every gradient of the whole model.
+
+Gradients come back under their names in the whole model and put together over tensor-parallel
+ranks, so that any layout can be compared with one process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megatron.seq1f1b.config import parse_arguments
+from megatron.seq1f1b.data import DataSettings, build_train_valid_test_datasets
+from megatron.seq1f1b.model.initialization import global_parameters
+from megatron.seq1f1b.training.build import Trained, build
+from megatron.seq1f1b.training.distributed import join, leave
+from megatron.seq1f1b.training.prepare import Run, prepare
+from megatron.seq1f1b.training.steps import (
+    LOSS,
+    data_iterators,
+    gradients,
+    make_forward_backward,
+)
+from megatron.seq1f1b.upstream.step import get_attr_wrapped_model
+
+GPT2_LIKE = (
+    "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32 "
+    "--position-embedding-type learned_absolute --vocab-size 127 "
+)
+LLAMA_LIKE = (
+    "--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length 32 --vocab-size 127 "
+    "--position-embedding-type rope --swiglu --normalization RMSNorm --disable-bias-linear "
+    "--untie-embeddings-and-output-weights --group-query-attention --num-query-groups 2 "
+)
+_COMMON = (
+    "--micro-batch-size 1 --train-iters 4 --lr 1e-3 --mock-data --tokenizer-type NullTokenizer "
+    "--seed 7 --num-workers 0 --init-method-std 0.2 "
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Loss of one step and the gradient of every parameter, by name in the whole model."""
+
+    loss: float
+    grads: dict[str, torch.Tensor]
+
+
+def run_step(flags: str, dtype: torch.dtype) -> Outcome | None:
+    """One step without update; the outcome on rank 0, None elsewhere."""
+    run = prepare(parse_arguments((_COMMON + flags).split()), world_size=dist.get_world_size())
+    join(run.config, run.layout)
+    try:
+        trained = build(run, params_dtype=dtype)
+        losses = gradients(run, trained, make_forward_backward(run), _iterators(run))
+        grads = _whole_gradients(run, trained)
+        total = _pipeline_sum(sum((loss[LOSS] for loss in losses), torch.zeros(2)).double())
+    finally:
+        parallel_state.destroy_model_parallel()
+    everyone: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, grads)
+    if dist.get_rank() != 0:
+        return None
+    return Outcome(loss=float(total[0] / total[1]), grads=_assemble(everyone))
+
+
+def _iterators(run: Run):
+    settings = DataSettings(
+        tokenizer=run.tokenizer,
+        seq_length=run.config.training.seq_length,
+        seed=run.config.training.seed,
+        mock_data=True,
+    )
+    datasets = build_train_valid_test_datasets(settings, train_samples=64)
+    return data_iterators(run, datasets.train)
+
+
+def _whole_gradients(run: Run, trained: Trained) -> dict[str, tuple[int, int, bool, torch.Tensor]]:
+    """By name: (axis, tensor-parallel rank, whether gate and values are stacked, gradient)."""
+    if parallel_state.get_data_parallel_rank() != 0:
+        return {}
+    found = {}
+    for part in trained.parts:
+        model = get_attr_wrapped_model(part, "decoder", return_model_obj=True)
+        for name, parameter in global_parameters(model):
+            axis = (
+                int(parameter.partition_dim)
+                if getattr(parameter, "tensor_model_parallel", False)
+                else -1
+            )
+            gated = run.config.model.swiglu and "linear_fc1" in name
+            rank = parallel_state.get_tensor_model_parallel_rank()
+            found[name] = (axis, rank, gated, parameter.main_grad.clone())
+    return found
+
+
+def _assemble(everyone: list) -> dict[str, torch.Tensor]:
+    shards: dict[str, dict[int, tuple]] = {}
+    for found in everyone:
+        for name, (axis, rank, gated, grad) in found.items():
+            shards.setdefault(name, {})[rank] = (axis, gated, grad)
+    return {name: _join([ranks[rank] for rank in sorted(ranks)]) for name, ranks in shards.items()}
+
+
+def _join(shards: list[tuple[int, bool, torch.Tensor]]) -> torch.Tensor:
+    axis, gated, first = shards[0]
+    if axis < 0 or len(shards) == 1:
+        for _, _, grad in shards:
+            torch.testing.assert_close(grad, first)
+        return first
+    if gated:
+        halves = [grad.chunk(2, axis) for _, _, grad in shards]
+        return torch.cat([half[0] for half in halves] + [half[1] for half in halves], axis)
+    return torch.cat([grad for _, _, grad in shards], axis)
+
+
+def _pipeline_sum(value: torch.Tensor) -> torch.Tensor:
+    """Over all ranks, each tensor-parallel group counted once."""
+    if parallel_state.get_tensor_model_parallel_rank() != 0:
+        value = torch.zeros_like(value)
+    dist.all_reduce(value)
+    return value
+
+
+def largest_difference(left: Outcome, right: Outcome) -> tuple[float, str]:
+    """Largest relative difference of a gradient (by its norm), and whose it is."""
+    assert left.grads.keys() == right.grads.keys()
+    worst = (abs(left.loss - right.loss) / abs(right.loss), "loss")
+    for name, grad in right.grads.items():
+        rows = min(len(grad), len(left.grads[name]))
+        difference = (left.grads[name][:rows] - grad[:rows]).norm() / grad.norm().clamp(min=1e-30)
+        worst = max(worst, (difference.item(), name))
+    return worst
+
+
+__all__ = ["GPT2_LIKE", "LLAMA_LIKE", "Outcome", "largest_difference", "leave", "run_step"]
