@@ -45,7 +45,7 @@ class ActionKind(str, Enum):
     @property
     def is_compute(self) -> bool:
         """Whether the action computes (F, B, I, W) rather than communicates."""
-        return len(self.value) == 1
+        return self in _COMPUTE
 
     @property
     def is_send(self) -> bool:
@@ -57,6 +57,8 @@ class ActionKind(str, Enum):
         """Whether the action is RECV_F or RECV_B."""
         return self is ActionKind.RECV_F or self is ActionKind.RECV_B
 
+
+_COMPUTE = frozenset((ActionKind.F, ActionKind.B, ActionKind.I, ActionKind.W))
 
 _TEXT = re.compile(r"(\d{1,9})(F|B|I|W|SEND_F|RECV_F|SEND_B|RECV_B)(\d{1,9})\.(\d{1,9})", re.ASCII)
 

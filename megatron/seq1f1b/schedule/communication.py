@@ -12,7 +12,7 @@ that order, early enough for each to be waiting when its message is wanted:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -101,41 +101,36 @@ def add_communication(plan: Plan, *, receive_ahead: int = 2) -> Plan:
         raise PlanError(f"receive_ahead {receive_ahead} is negative; use 0 or more")
     if plan.has_communication:
         raise PlanError(f"plan {plan.name!r} has sends and receives already; add them only once")
-    inbound = _receives_in_send_order(plan)
+    sends = [[send_after(action, plan) for action in actions] for actions in plan.actions]
+    inbound = _receives_in_send_order(plan, sends)
     return replace(
         plan,
         actions=tuple(
-            tuple(_interleave(plan, rank, inbound[rank], receive_ahead)) for rank in range(plan.num_stages)
+            tuple(_interleave(actions, sends[rank], _posts(plan, rank, inbound[rank], receive_ahead)))
+            for rank, actions in enumerate(plan.actions)
         ),
     )
 
 
-def _receives_in_send_order(plan: Plan) -> list[dict[Channel, list[Action]]]:
+def _receives_in_send_order(
+    plan: Plan, sends: list[list[Action | None]]
+) -> list[dict[Channel, list[Action]]]:
     """For every rank the receives of each inbound channel, in the order of the sends."""
     inbound: list[dict[Channel, list[Action]]] = [defaultdict(list) for _ in plan.actions]
-    for actions in plan.actions:
-        for action in actions:
-            send = send_after(action, plan)
-            if send is not None:
+    for of_rank in sends:
+        queues: dict[tuple[ActionKind, int], list[Action]] = {}
+        for send in of_rank:
+            if send is None:
+                continue
+            key = send.kind, send.virtual_stage
+            if key not in queues:
                 channel = channel_of(send, plan)
-                inbound[channel.destination][channel].append(receive_of(send))
+                queues[key] = inbound[channel.destination][channel]
+            queues[key].append(receive_of(send))
     return inbound
 
 
-def _interleave(
-    plan: Plan, rank: int, inbound: dict[Channel, list[Action]], receive_ahead: int
-) -> Iterator[Action]:
-    """One rank's actions with its receives and sends in place."""
-    posted_at = _post_positions(plan, rank, inbound, receive_ahead)
-    for position, action in enumerate(plan.actions[rank]):
-        yield from posted_at.get(position, ())
-        yield action
-        send = send_after(action, plan)
-        if send is not None:
-            yield send
-
-
-def _post_positions(
+def _posts(
     plan: Plan, rank: int, inbound: dict[Channel, list[Action]], receive_ahead: int
 ) -> dict[int, list[Action]]:
     """The receives to post just before each compute position.
@@ -146,7 +141,7 @@ def _post_positions(
     consumed_at = {
         receive_before(action, plan): position for position, action in enumerate(plan.actions[rank])
     }
-    posted_at: dict[int, list[Action]] = defaultdict(list)
+    posts: dict[int, list[Action]] = defaultdict(list)
     for receives in inbound.values():
         latest = len(plan.actions[rank])
         positions = []
@@ -156,5 +151,16 @@ def _post_positions(
             latest = min(latest, max(0, consumed_at[receive] - receive_ahead))
             positions.append(latest)
         for receive, position in zip(receives, reversed(positions), strict=True):
-            posted_at[position].append(receive)
-    return posted_at
+            posts[position].append(receive)
+    return posts
+
+
+def _interleave(
+    actions: Sequence[Action], sends: Sequence[Action | None], posts: dict[int, list[Action]]
+) -> Iterator[Action]:
+    """One rank's actions with its receives before them and its sends after them."""
+    for position, (action, send) in enumerate(zip(actions, sends, strict=True)):
+        yield from posts.get(position, ())
+        yield action
+        if send is not None:
+            yield send

@@ -116,53 +116,27 @@ class Dependencies:
 
 def dependencies_of(plan: Plan) -> Dependencies:
     """The numbered dependencies of a plan, with or without its communication."""
-    needs: Table = {}
-    produces: Table = {}
     communicates = plan.has_communication
-    for kind in ActionKind:
-        needs[kind], produces[kind] = [], []
-        for virtual_stage in range(plan.num_all_virtual_stages):
-            places = [(virtual_stage, chunk) for chunk in range(plan.num_chunks)]
-            needs[kind].append([_needs_at(plan, kind, place, communicates) for place in places])
-            produces[kind].append([_results_at(plan, kind, place, communicates) for place in places])
+    virtual_stages = range(plan.num_all_virtual_stages)
     return Dependencies(
         plan=plan,
-        needs=needs,
-        produces=produces,
+        needs={
+            kind: [_needs_row(plan, kind, virtual_stage, communicates) for virtual_stage in virtual_stages]
+            for kind in ActionKind
+        },
+        produces={
+            kind: [_results_row(plan, kind, virtual_stage, communicates) for virtual_stage in virtual_stages]
+            for kind in ActionKind
+        },
         stride=plan.num_chunks,
-        num_results=number_of(plan, len(Result), 0, 0),
+        num_results=first_number(plan, len(Result), 0),
     )
 
 
-def number_of(plan: Plan, result: int, virtual_stage: int, chunk: int) -> int:
-    """The number of a result of microbatch 0."""
-    per_virtual_stage = plan.num_microbatches * plan.num_chunks
-    return (result * plan.num_all_virtual_stages + virtual_stage) * per_virtual_stage + chunk
-
-
-def _needs_at(plan: Plan, kind: ActionKind, place: tuple[int, int], communicates: bool) -> tuple[int, ...]:
-    """What `kind` needs at a (virtual stage, chunk): own results, or messages of a neighbour."""
-    virtual_stage, chunk = place
-    numbers = []
-    for need in NEEDS[kind]:
-        source, other_chunk = virtual_stage + need.virtual_stage_offset, chunk + need.chunk_offset
-        if not (0 <= source <= plan.last_virtual_stage and 0 <= other_chunk < plan.num_chunks):
-            continue
-        if source == virtual_stage or plan.num_stages == 1:
-            numbers.append(number_of(plan, need.result, source, other_chunk))
-            continue
-        if communicates:
-            numbers.append(number_of(plan, POSTED[need.result], virtual_stage, chunk))
-        numbers.append(number_of(plan, SENT[need.result], source, chunk))
-    return tuple(numbers)
-
-
-def _results_at(plan: Plan, kind: ActionKind, place: tuple[int, int], communicates: bool) -> tuple[int, ...]:
-    """What `kind` produces at a (virtual stage, chunk); nothing for a message to or from nowhere."""
-    results = list(PRODUCES[kind])
-    if not communicates:
-        results += [SENT[result] for result in results if result in SENT]
-    return tuple(number_of(plan, result, *place) for result in results if exists(plan, result, place[0]))
+def first_number(plan: Plan, result: int, virtual_stage: int) -> int:
+    """The number of a virtual stage's result for microbatch 0, chunk 0; those after it follow on."""
+    row = result * plan.num_all_virtual_stages + virtual_stage
+    return row * plan.num_microbatches * plan.num_chunks
 
 
 def exists(plan: Plan, result: Result, virtual_stage: int) -> bool:
@@ -172,3 +146,36 @@ def exists(plan: Plan, result: Result, virtual_stage: int) -> bool:
     if result in (Result.SENT_GRAD, Result.POSTED_OUTPUT):
         return plan.num_stages > 1 and virtual_stage > 0
     return True
+
+
+def _needs_row(plan: Plan, kind: ActionKind, virtual_stage: int, communicates: bool) -> list[tuple[int, ...]]:
+    """What `kind` needs at a virtual stage, by chunk: own results, or messages of a neighbour."""
+    starts: list[tuple[int, int]] = []  # a row of numbers, and the offset of the chunk in it
+    for result, virtual_stage_offset, chunk_offset in NEEDS[kind]:
+        source = virtual_stage + virtual_stage_offset
+        if not 0 <= source <= plan.last_virtual_stage:
+            continue
+        if source == virtual_stage or plan.num_stages == 1:
+            starts.append((first_number(plan, result, source), chunk_offset))
+            continue
+        if communicates:
+            starts.append((first_number(plan, POSTED[result], virtual_stage), 0))
+        starts.append((first_number(plan, SENT[result], source), 0))
+    chunks = range(plan.num_chunks)
+    return [
+        tuple(start + chunk + offset for start, offset in starts if chunk + offset in chunks)
+        for chunk in chunks
+    ]
+
+
+def _results_row(
+    plan: Plan, kind: ActionKind, virtual_stage: int, communicates: bool
+) -> list[tuple[int, ...]]:
+    """What `kind` produces at a virtual stage, by chunk; nothing for a message to or from nowhere."""
+    results = list(PRODUCES[kind])
+    if not communicates:
+        results += [SENT[result] for result in results if result in SENT]
+    starts = [
+        first_number(plan, result, virtual_stage) for result in results if exists(plan, result, virtual_stage)
+    ]
+    return [tuple(start + chunk for start in starts) for chunk in range(plan.num_chunks)]

@@ -8,7 +8,7 @@ from collections import deque
 from megatron.seq1f1b.schedule.action import Action, ActionKind
 from megatron.seq1f1b.schedule.communication import Channel, channel_of
 from megatron.seq1f1b.schedule.costs import Costs
-from megatron.seq1f1b.schedule.dependencies import Result, exists, number_of
+from megatron.seq1f1b.schedule.dependencies import Result, exists, first_number
 from megatron.seq1f1b.schedule.plan import Plan
 
 _KINDS = {
@@ -20,54 +20,53 @@ _KINDS = {
 
 
 class _Wire:
-    """State of one channel: what was sent and posted but not yet matched, and until when it is busy."""
+    """One channel: sends and posted receives that are not yet matched, and until when it is busy."""
 
     __slots__ = ("busy_until", "posted", "sent")
 
     def __init__(self) -> None:
-        self.sent: deque[tuple[float, int, int]] = deque()
-        self.posted: deque[float] = deque()
+        self.sent: deque[int] = deque()
+        self.posted: deque[int] = deque()
         self.busy_until = 0.0
 
 
 class Network:
-    """Matches the n-th send of a channel with its n-th receive and writes the time of arrival."""
+    """Matches the n-th send of a channel with its n-th receive and writes the time of arrival.
+
+    Sends and receives come as numbers (`dependencies.py`). `ready_at` holds when each was issued;
+    a send's entry is replaced by the arrival of its message.
+    """
 
     def __init__(self, plan: Plan, costs: Costs, ready_at: array[float]) -> None:
         self._ready_at = ready_at
         self._latency = costs.latency_seconds
         self._transfers = [costs.transfer_seconds(chunk) for chunk in range(plan.num_chunks)]
         self._waits_for_posts = plan.has_communication
-        self._num_per_result = number_of(plan, 1, 0, 0)
-        self.first_message = number_of(plan, Result.SENT_OUTPUT, 0, 0)
+        self._per_virtual_stage = first_number(plan, 0, 1)
+        self.first_message = first_number(plan, Result.SENT_OUTPUT, 0)
         """Numbers from here on are messages sent or posted, not results computed."""
+        self._first_posted = first_number(plan, Result.POSTED_OUTPUT, 0)
         wires: dict[Channel, _Wire] = {}
-        self._wires: dict[int, list[_Wire | None]] = {
-            result: [
-                wires.setdefault(channel_of(Action(kind, virtual_stage, 0, 0), plan), _Wire())
-                if exists(plan, result, virtual_stage)
-                else None
-                for virtual_stage in range(plan.num_all_virtual_stages)
-            ]
+        self._wires: list[_Wire | None] = [
+            wires.setdefault(channel_of(Action(kind, virtual_stage, 0, 0), plan), _Wire())
+            if exists(plan, result, virtual_stage)
+            else None
             for result, kind in _KINDS.items()
-        }
+            for virtual_stage in range(plan.num_all_virtual_stages)
+        ]
 
-    def communicate(self, number: int, virtual_stage: int, chunk: int, now: float) -> None:
-        """Note that a message was sent, or its receive posted; deliver what has become complete."""
-        result = number // self._num_per_result
-        wire = self._wires[result][virtual_stage]
+    def communicate(self, number: int) -> None:
+        """Take note of a send or a posted receive, and deliver what has become complete."""
+        wire = self._wires[(number - self.first_message) // self._per_virtual_stage]
         assert wire is not None, "a message to nowhere is never produced"
-        if result <= Result.SENT_GRAD:
-            wire.sent.append((now, number, chunk))
-            if not self._waits_for_posts:
-                wire.posted.append(0.0)
-        else:
-            wire.posted.append(now)
+        if not self._waits_for_posts:
+            self._deliver(wire, number, 0.0)
+            return
+        (wire.sent if number < self._first_posted else wire.posted).append(number)
         while wire.sent and wire.posted:
-            self._deliver(wire)
+            self._deliver(wire, wire.sent.popleft(), self._ready_at[wire.posted.popleft()])
 
-    def _deliver(self, wire: _Wire) -> None:
-        sent_at, number, chunk = wire.sent.popleft()
-        leaves_at = max(sent_at, wire.posted.popleft(), wire.busy_until)
-        wire.busy_until = leaves_at + self._transfers[chunk]
+    def _deliver(self, wire: _Wire, number: int, posted_at: float) -> None:
+        leaves_at = max(self._ready_at[number], posted_at, wire.busy_until)
+        wire.busy_until = leaves_at + self._transfers[number % len(self._transfers)]
         self._ready_at[number] = wire.busy_until + self._latency

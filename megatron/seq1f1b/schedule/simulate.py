@@ -103,5 +103,5 @@ class _Clock:
             for base in all_produces[kind][virtual_stage][chunk]:
                 ready_at[base + shift] = now
                 if base >= first_message:
-                    self.network.communicate(base + shift, virtual_stage, chunk, now)
+                    self.network.communicate(base + shift)
         self.busy_seconds[rank] = busy

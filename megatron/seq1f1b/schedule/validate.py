@@ -16,7 +16,7 @@ from megatron.seq1f1b.schedule.dependencies import (
     Result,
     dependencies_of,
     exists,
-    number_of,
+    first_number,
 )
 from megatron.seq1f1b.schedule.matching import check_channels
 from megatron.seq1f1b.schedule.plan import Plan
@@ -158,7 +158,7 @@ def _check_complete(dependencies: Dependencies, done: bytearray) -> None:
         for virtual_stage in range(plan.num_all_virtual_stages):
             if not exists(plan, result, virtual_stage):
                 continue
-            start = number_of(plan, result, virtual_stage, 0)
+            start = first_number(plan, result, virtual_stage)
             missing = done.find(0, start, start + units)
             if missing >= 0:
                 microbatch, chunk = divmod(missing - start, plan.num_chunks)
