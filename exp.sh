@@ -16,7 +16,7 @@
 #   TP_SIZE=1                 [--tensor-model-parallel-size]; above 1 with --sequence-parallel
 #   VPP_SIZE=1                virtual stages per stage (2 with interleaved)
 #   GPUS_PER_NODE             processes; all GPUs, or PP_SIZE x TP_SIZE without GPUs
-#   SEQ_LENGTH=2048 MICRO_BATCH=1 GLOBAL_BATCH=8 TRAIN_ITER=48
+#   SEQ_LENGTH=2048 MICRO_BATCH=1 GLOBAL_BATCH=4 TRAIN_ITER=40
 #   NUM_LAYERS=8 HIDDEN_SIZE=256 NUM_HEADS=4
 #   DATA_PATH                 token files, without .bin and .idx; needs VOCAB_FILE and MERGE_FILE
 #   SAMPLE_DIR=data/sample    where the sample corpus, its tokenizer and its token files are kept
@@ -68,8 +68,8 @@ choose_settings() {
   PP_SIZE=${PP_SIZE:-$(default_stages)}
   SEQ_LENGTH=${SEQ_LENGTH:-2048}
   MICRO_BATCH=${MICRO_BATCH:-1}
-  GLOBAL_BATCH=${GLOBAL_BATCH:-8}
-  TRAIN_ITER=${TRAIN_ITER:-48}
+  GLOBAL_BATCH=${GLOBAL_BATCH:-4}
+  TRAIN_ITER=${TRAIN_ITER:-40}
   NUM_LAYERS=${NUM_LAYERS:-8}
   HIDDEN_SIZE=${HIDDEN_SIZE:-256}
   NUM_HEADS=${NUM_HEADS:-4}
@@ -119,7 +119,7 @@ prepare_sample() {
   step "sample corpus" "$corpus" \
     python tools/make_sample_corpus.py --output "$corpus" --json-key content --megabytes 30
   step "tokenizer" "$MERGE_FILE" \
-    python tools/train_tokenizer.py --input "$corpus" --json-key content --vocab-size 8192 \
+    python tools/train_tokenizer.py --input "$corpus" --json-key content --vocab-size 4096 \
     --output-dir "$tokenizer"
   step "token files" "$DATA_PATH.idx" \
     python tools/preprocess_data.py --input "$corpus" --output-prefix "$prefix" --json-keys content \

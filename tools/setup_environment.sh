@@ -11,8 +11,14 @@
 # requirements.txt pins. Where packages come from is pip's own configuration: PIP_INDEX_URL,
 # PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS or pip.conf.
 
-# say MESSAGE...: one line of progress.
-say() { printf '\033[1m== %s\033[0m\n' "$*"; }
+# say MESSAGE...: one line of progress, bold on a terminal.
+say() {
+  if [ -t 1 ]; then
+    printf '\033[1m== %s\033[0m\n' "$*"
+  else
+    printf '== %s\n' "$*"
+  fi
+}
 
 # fail MESSAGE...: ends the script.
 fail() {

@@ -6,6 +6,7 @@ python tools/summarize_run.py runs/NAME
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -63,7 +64,7 @@ def chart(values: list[float]) -> str:
     """The values as a line of bars from the lowest to the highest, neighbours averaged."""
     width = min(CHART_WIDTH, len(values))
     edges = [round(column * len(values) / width) for column in range(width + 1)]
-    columns = [statistics.mean(values[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
+    columns = [statistics.mean(values[low:high]) for low, high in itertools.pairwise(edges)]
     lowest, highest = min(columns), max(columns)
     scale = (len(BARS) - 1) / (highest - lowest) if highest > lowest else 0.0
     return "".join(BARS[round((column - lowest) * scale)] for column in columns)
