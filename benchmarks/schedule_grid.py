@@ -102,6 +102,7 @@ def main() -> int:
     started_at = time.perf_counter()
     summary, failures = run_grid(arguments.largest, arguments.largest_virtual)
     summary["seconds"] = round(time.perf_counter() - started_at, 2)
+    summary["cpu_seconds"] = round(time.process_time(), 2)
     for failure in failures:
         print(failure)
     for name in SCHEDULE_NAMES:

@@ -73,6 +73,7 @@ def main() -> None:
         **counts,
         "actions": sum(map(len, plan.actions)),
         "seconds": seconds,
+        "cpu_seconds": round(time.process_time(), 2),
         "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
         "bubble_fraction": simulation.bubble_fraction,
         "bubble_formula": bubble_formula(arguments.schedule, **counts),

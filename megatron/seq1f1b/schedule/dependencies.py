@@ -83,7 +83,7 @@ SENT = {Result.OUTPUT: Result.SENT_OUTPUT, Result.INPUT_GRAD: Result.SENT_GRAD}
 POSTED = {Result.OUTPUT: Result.POSTED_OUTPUT, Result.INPUT_GRAD: Result.POSTED_GRAD}
 
 Table = dict[ActionKind, list[list[tuple[int, ...]]]]
-"""For every kind, virtual stage and chunk: the numbers that belong to microbatch 0."""
+"""For every kind in the plan, virtual stage and chunk: the numbers that belong to microbatch 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +91,13 @@ class Dependencies:
     """The rules above, numbered for one plan; add `microbatch * stride` to a table's numbers."""
 
     plan: Plan
+    communicates: bool
+    """Whether sends and receives are actions of the plan; else producers send by themselves."""
     needs: Table
     produces: Table
     stride: int
     num_results: int
+    """One more than the largest number."""
 
     def describe(self, number: int) -> tuple[Result, int, int, int]:
         """What a number stands for: result, virtual stage, microbatch, chunk."""
@@ -116,18 +119,14 @@ class Dependencies:
 
 def dependencies_of(plan: Plan) -> Dependencies:
     """The numbered dependencies of a plan, with or without its communication."""
-    communicates = plan.has_communication
-    virtual_stages = range(plan.num_all_virtual_stages)
+    kinds = plan.kinds
+    communicates = any(not kind.is_compute for kind in kinds)
+    rows = range(plan.num_all_virtual_stages)
     return Dependencies(
         plan=plan,
-        needs={
-            kind: [_needs_row(plan, kind, virtual_stage, communicates) for virtual_stage in virtual_stages]
-            for kind in ActionKind
-        },
-        produces={
-            kind: [_results_row(plan, kind, virtual_stage, communicates) for virtual_stage in virtual_stages]
-            for kind in ActionKind
-        },
+        communicates=communicates,
+        needs={kind: [_needs_row(plan, kind, row, communicates) for row in rows] for kind in kinds},
+        produces={kind: [_results_row(plan, kind, row, communicates) for row in rows] for kind in kinds},
         stride=plan.num_chunks,
         num_results=first_number(plan, len(Result), 0),
     )

@@ -8,8 +8,7 @@ from collections import deque
 from megatron.seq1f1b.schedule.action import Action, ActionKind
 from megatron.seq1f1b.schedule.communication import Channel, channel_of
 from megatron.seq1f1b.schedule.costs import Costs
-from megatron.seq1f1b.schedule.dependencies import Result, exists, first_number
-from megatron.seq1f1b.schedule.plan import Plan
+from megatron.seq1f1b.schedule.dependencies import Dependencies, Result, exists, first_number
 
 _KINDS = {
     Result.SENT_OUTPUT: ActionKind.SEND_F,
@@ -37,11 +36,12 @@ class Network:
     a send's entry is replaced by the arrival of its message.
     """
 
-    def __init__(self, plan: Plan, costs: Costs, ready_at: array[float]) -> None:
+    def __init__(self, dependencies: Dependencies, costs: Costs, ready_at: array[float]) -> None:
+        plan = dependencies.plan
         self._ready_at = ready_at
         self._latency = costs.latency_seconds
         self._transfers = [costs.transfer_seconds(chunk) for chunk in range(plan.num_chunks)]
-        self._waits_for_posts = plan.has_communication
+        self._waits_for_posts = dependencies.communicates
         self._per_virtual_stage = first_number(plan, 0, 1)
         self.first_message = first_number(plan, Result.SENT_OUTPUT, 0)
         """Numbers from here on are messages sent or posted, not results computed."""

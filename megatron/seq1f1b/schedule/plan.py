@@ -6,7 +6,6 @@ runs next. Virtual stage s lives on pipeline rank s mod p as that rank's model p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megatron.seq1f1b.schedule.action import Action, ActionKind
@@ -51,7 +50,12 @@ class Plan:
     @property
     def has_communication(self) -> bool:
         """Whether any rank sends or receives explicitly."""
-        return any(not action.kind.is_compute for actions in self.actions for action in actions)
+        return any(not kind.is_compute for kind in self.kinds)
+
+    @property
+    def kinds(self) -> frozenset[ActionKind]:
+        """The kinds of action that occur in the plan."""
+        return frozenset({kind for actions in self.actions for kind, _, _, _ in actions})
 
     def rank_of(self, virtual_stage: int) -> int:
         """The pipeline rank on which a virtual stage lives."""
@@ -60,11 +64,3 @@ class Plan:
     def model_part_of(self, virtual_stage: int) -> int:
         """Which of its rank's v model parts a virtual stage is, from 0."""
         return virtual_stage // self.num_stages
-
-    def compute_actions(self, rank: int) -> Iterator[Action]:
-        """The F, B, I and W of one pipeline rank, in order."""
-        return (action for action in self.actions[rank] if action.kind.is_compute)
-
-    def count(self, kind: ActionKind) -> int:
-        """How many actions of one kind all ranks have together."""
-        return sum(action.kind is kind for actions in self.actions for action in actions)

@@ -78,7 +78,7 @@ class _Clock:
         self.starts = [array("d") for _ in plan.actions]
         self.ends = [array("d") for _ in plan.actions]
         self.busy_seconds = [0.0 for _ in plan.actions]
-        self.network = Network(plan, costs, self.ready_at)
+        self.network = Network(dependencies, costs, self.ready_at)
         nothing = ((0.0,) * plan.num_chunks,) * plan.num_all_virtual_stages
         self.seconds = {kind: costs.seconds_of(kind) if kind in _COMPUTE else nothing for kind in ActionKind}
 

@@ -47,7 +47,7 @@ def validate_plan(plan: Plan) -> None:
     _check_size(plan)
     dependencies = dependencies_of(plan)
     _check_complete(dependencies, _check_each_once(dependencies))
-    if plan.has_communication:
+    if dependencies.communicates:
         check_channels(plan)
     _check_runs(dependencies)
 
@@ -153,7 +153,7 @@ def _check_complete(dependencies: Dependencies, done: bytearray) -> None:
         kind = _MAKERS[result]
         if plan.forward_only and kind not in _FORWARD_KINDS:
             continue
-        if not kind.is_compute and not plan.has_communication:
+        if not kind.is_compute and not dependencies.communicates:
             continue
         for virtual_stage in range(plan.num_all_virtual_stages):
             if not exists(plan, result, virtual_stage):
