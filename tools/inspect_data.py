@@ -17,17 +17,18 @@ from tqdm import tqdm
 
 from megatron.seq1f1b.data.command import run_command
 from megatron.seq1f1b.data.indexed import IndexedFiles
-from megatron.seq1f1b.data.inspection import statistics, verify
+from megatron.seq1f1b.data.inspection import statistics, verify_ids, verify_index
 from megatron.seq1f1b.data.tokenizers import TOKENIZER_TYPES, Tokenizer, build_tokenizer
 
 
 def main() -> int:
-    """Read the command line, show the pair, walk it if asked to."""
+    """Read the command line, check the index, show the pair, walk its ids if asked to."""
     arguments = _parser().parse_args()
 
     def command() -> None:
         tokenizer = _tokenizer(arguments)
         files = IndexedFiles(arguments.prefix.removesuffix(".bin").removesuffix(".idx"))
+        verify_index(files)
         print(f"{files.prefix}: ids are {files.header.dtype.name}")
         print("\n".join(statistics(files).lines()))
         for index in np.linspace(0, files.num_documents - 1, num=arguments.samples, dtype=int):
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("prefix", help="path of the pair without .bin or .idx")
     parser.add_argument("--samples", type=int, default=3, help="documents to show, spread evenly")
     parser.add_argument("--sample-tokens", type=int, default=64, help="ids shown of each")
-    parser.add_argument("--verify", action="store_true", help="walk the whole index and every id")
+    parser.add_argument("--verify", action="store_true", help="walk every id, not the index alone")
     parser.add_argument("--tokenizer-type", choices=TOKENIZER_TYPES, help="decodes samples, bounds the ids")
     parser.add_argument("--vocab-file", "--vocab", dest="vocab_file", help="vocab.json of GPT-2's BPE")
     parser.add_argument("--merge-file", help="merges.txt of GPT-2's BPE")
@@ -80,7 +81,7 @@ def _verify(files: IndexedFiles, tokenizer: Tokenizer | None) -> None:
     """Without a tokenizer ids are only checked not to be negative."""
     limit = np.iinfo(np.int64).max if tokenizer is None else tokenizer.vocab_size
     with tqdm(total=files.tokens.size, unit=" tokens", unit_scale=True, desc="verify") as bar:
-        verify(files, vocab_size=limit, advance=bar.update)
+        verify_ids(files, vocab_size=limit, advance=bar.update)
     bound = "" if tokenizer is None else f", every id below {tokenizer.vocab_size}"
     print(f"\nverified: {files.num_documents} documents, {files.tokens.size} tokens{bound}")
 

@@ -125,6 +125,11 @@ class IndexedFiles:
         self.lengths: np.ndarray = raw[start : start + 4 * n].view("<i4")
         self.offsets: np.ndarray = raw[start + 4 * n : start + 12 * n].view("<i8")
         self.documents: np.ndarray = raw[start + 12 * n :].view("<i8")
+        if self.documents.size == 0 or int(self.documents[-1]) != n:
+            raise DataError(
+                f"{idx_path(prefix)}: its document index does not end at its {n} sequences; "
+                "prepare the data again"
+            )
         self.tokens = self._open_tokens()
 
     @property

@@ -71,8 +71,18 @@ def statistics(files: IndexedFiles) -> Statistics:
     )
 
 
-def verify(files: IndexedFiles, *, vocab_size: int, advance: Callable[[int], object]) -> None:
-    """Walk the whole index and every token.
+def verify_index(files: IndexedFiles) -> None:
+    """Walk the index: sequences without gaps, documents that count them all.
+
+    Raises:
+        DataError: the first entry that does not fit, with its place.
+    """
+    _verify_offsets(files)
+    _verify_documents(files)
+
+
+def verify_ids(files: IndexedFiles, *, vocab_size: int, advance: Callable[[int], object]) -> None:
+    """Walk every token.
 
     Args:
         files: the pair.
@@ -80,10 +90,8 @@ def verify(files: IndexedFiles, *, vocab_size: int, advance: Callable[[int], obj
         advance: hears how many tokens were just looked at.
 
     Raises:
-        DataError: the first entry that does not fit, with its place.
+        DataError: the first id outside the vocabulary, with its place.
     """
-    _verify_offsets(files)
-    _verify_documents(files)
     for start in range(0, files.tokens.size, _BLOCK):
         stop = min(start + _BLOCK, files.tokens.size)
         check_ids(files, start, stop, vocab_size=vocab_size)
