@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from megatron.seq1f1b.data.blend import Blend, parse_blend
-    from megatron.seq1f1b.data.checks import check_data_files
+    from megatron.seq1f1b.data.checks import check_data_files, check_data_settings
     from megatron.seq1f1b.data.datasets import SplitDatasets, build_train_valid_test_datasets
     from megatron.seq1f1b.data.loader import Batch, batches, slice_batch
     from megatron.seq1f1b.data.mock import MockDataset
@@ -31,6 +31,7 @@ _HOMES = {
     "build_tokenizer": "tokenizers",
     "build_train_valid_test_datasets": "datasets",
     "check_data_files": "checks",
+    "check_data_settings": "checks",
     "parse_blend": "blend",
     "slice_batch": "loader",
 }
@@ -55,6 +56,7 @@ __all__ = [
     "build_tokenizer",
     "build_train_valid_test_datasets",
     "check_data_files",
+    "check_data_settings",
     "parse_blend",
     "slice_batch",
 ]

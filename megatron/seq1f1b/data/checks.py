@@ -11,10 +11,58 @@ from collections.abc import Iterable
 import numpy as np
 
 from megatron.seq1f1b.data.indexed import IndexedFiles, bin_path, idx_path
-from megatron.seq1f1b.errors import DataError
+from megatron.seq1f1b.data.settings import DataSettings
+from megatron.seq1f1b.data.sources import SPLITS, Blends, Sizes, parse_split, resolve_blends
+from megatron.seq1f1b.errors import ConfigurationError, DataError
 
 _PROBES = 64
 _TOKENS_PER_PROBE = 16384
+
+
+def check_data_settings(
+    settings: DataSettings, *, train_samples: int, valid_samples: int = 0, test_samples: int = 0
+) -> None:
+    """Refuse data settings that cannot run: sources, blends, split, and the files behind them.
+
+    Raises:
+        ConfigurationError: flags that contradict each other or are missing.
+        DataError: files that cannot be trained on, or a split without text.
+    """
+    blends = resolve_blends(settings)
+    if blends is None:
+        return
+    check_data_files(blends.prefixes, settings.tokenizer.vocab_size)
+    sizes = (train_samples, valid_samples, test_samples)
+    check_shares(blends, split=settings.split, sizes=sizes)
+
+
+def check_shares(blends: Blends, *, split: str, sizes: Sizes) -> None:
+    """Refuse splits of which samples are asked for and that hold no text.
+
+    Megatron-Core would count the epochs that it takes to fill them without end.
+    """
+    shares = parse_split(split) if blends.common else ((0.0, 1.0),) * len(SPLITS)
+    for place, (name, size, share) in enumerate(zip(SPLITS, sizes, shares, strict=True)):
+        if not size:
+            continue
+        blend = blends.common or (blends.per_split and blends.per_split[place])
+        if not blend:
+            raise ConfigurationError(
+                f"{size} {name} samples are asked for, and --{name}-data-path is not given; "
+                f"give it, or ask for no {name} samples (--eval-iters 0)"
+            )
+        for prefix in blend.prefixes:
+            _check_share(prefix, share, name=name, split=split)
+
+
+def _check_share(prefix: str, share: tuple[float, float] | None, *, name: str, split: str) -> None:
+    lengths = IndexedFiles(prefix).lengths
+    first, last = (round(bound * len(lengths)) for bound in share or (0.0, 0.0))
+    if not lengths[first:last].any():
+        raise DataError(
+            f"--split {split} leaves no text of {prefix} ({len(lengths)} documents with text) "
+            f"for {name}; give {name} a larger part, more documents, or ask for no {name} samples"
+        )
 
 
 def check_data_files(prefixes: Iterable[str], vocab_size: int) -> None:

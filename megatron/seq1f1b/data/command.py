@@ -15,7 +15,7 @@ def run_command(command: Callable[[], None]) -> int:
 
     A SIGTERM unwinds like Ctrl-C does, so that partial files are removed.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         command()
     except Seq1F1BError as error:
@@ -27,6 +27,8 @@ def run_command(command: Callable[[], None]) -> int:
     except _Terminated:
         print("terminated; nothing was written", file=sys.stderr)
         return 143
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     return 0
 
 

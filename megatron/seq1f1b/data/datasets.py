@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from megatron.seq1f1b.data.blend import Blend
+from megatron.seq1f1b.data.checks import check_shares
 from megatron.seq1f1b.data.index_cache import cache_directory
 from megatron.seq1f1b.data.indexed import IndexedFiles
 from megatron.seq1f1b.data.mock import MockDataset
 from megatron.seq1f1b.data.samples import Sample, SampleDataset, sample_fields
 from megatron.seq1f1b.data.settings import DataSettings, DocumentRules
-from megatron.seq1f1b.data.sources import SPLITS, Blends, resolve_blends
+from megatron.seq1f1b.data.sources import SPLITS, Blends, Sizes, resolve_blends
 from megatron.seq1f1b.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     CoreDataset = Dataset[Sample]
-
-Sizes = tuple[int, int, int]
-"""Samples asked for: training, validation, test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +53,13 @@ def build_train_valid_test_datasets(
         DataError: data that cannot be used, or a cache that cannot be read.
     """
     sizes = (train_samples, valid_samples, test_samples)
-    if settings.mock_data:
+    blends = resolve_blends(settings)
+    if blends is None:
         return _mock_datasets(settings, sizes)
     if not any(sizes):
         return SplitDatasets(train=None, valid=None, test=None)
-    parts = _core_datasets(settings, resolve_blends(settings), sizes)
+    check_shares(blends, split=settings.split, sizes=sizes)
+    parts = _core_datasets(settings, blends, sizes)
     wrapped = {
         name: None if part is None else GPTSamples(part, rules=settings.rules)
         for name, part in zip(SPLITS, parts, strict=True)
@@ -108,7 +108,6 @@ def _core_datasets(settings: DataSettings, blends: Blends, sizes: Sizes) -> list
 
     check_core_helpers()
     config = _core_config(settings, blends, sizes)
-    _check_shares(config, blends, sizes, split=settings.split)
     try:
         with _some_process_group():
             return BlendedMegatronDatasetBuilder(GPTDataset, list(sizes), lambda: True, config).build()
@@ -159,32 +158,6 @@ def _core_blend(blend: Blend | None) -> tuple[list[str], list[float] | None] | N
     if len(blend.prefixes) == 1:
         return list(blend.prefixes), None
     return list(blend.prefixes), [float(IndexedFiles(path).tokens.size) for path in blend.prefixes]
-
-
-def _check_shares(config: GPTDatasetConfig, blends: Blends, sizes: Sizes, *, split: str) -> None:
-    """Refuse a split without tokens: Megatron-Core would count its epochs without end."""
-    for place, (name, size) in enumerate(zip(SPLITS, sizes, strict=True)):
-        blend = blends.common or (blends.per_split and blends.per_split[place])
-        if not size:
-            continue
-        if not blend:
-            raise ConfigurationError(
-                f"{size} {name} samples are asked for, and --{name}-data-path is not given; "
-                "give it, or evaluate on nothing with --eval-iters 0"
-            )
-        share = config.split_matrix[place] if blends.common else (0.0, 1.0)
-        for prefix in blend.prefixes:
-            _check_share(prefix, share, name=name, split=split)
-
-
-def _check_share(prefix: str, share: tuple[float, float] | None, *, name: str, split: str) -> None:
-    lengths = IndexedFiles(prefix).lengths
-    bounds = [round(bound * len(lengths)) for bound in share or (0.0, 0.0)]
-    if not lengths[bounds[0] : bounds[1]].any():
-        raise DataError(
-            f"--split {split} leaves no text of {prefix} ({len(lengths)} documents with text) "
-            f"for {name}; give {name} a larger part, more documents, or ask for no {name} samples"
-        )
 
 
 def check_core_helpers() -> None:
