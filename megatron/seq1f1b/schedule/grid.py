@@ -23,7 +23,9 @@ def plan_to_grid(simulation: Simulation, *, seconds_per_column: float = 1.0) -> 
     columns no longer than the shortest action.
     """
     plan = simulation.plan
-    width = 1 + max(len(str(action)) for actions in plan.actions for action in actions)
+    width = 1 + max(
+        len(str(action)) for actions in plan.actions for action in actions if action.kind.is_compute
+    )
     rows = []
     for rank, actions in enumerate(plan.actions):
         row = ""
