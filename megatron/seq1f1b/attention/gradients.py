@@ -31,7 +31,7 @@ class KVGradients:
         self._own: torch.Tensor | None = None
         self._direct: tuple[torch.Tensor, torch.Tensor] | None = None
         if accumulator is not None and accumulator.shape[3] >= chunk.stop:
-            self._own = accumulator[:, :, :, chunk.start : chunk.stop]
+            self._own = accumulator.narrow(3, chunk.start, chunk.length)
 
     def add(
         self,
@@ -63,18 +63,17 @@ class KVGradients:
         """
         if self._own is None:
             assert self._direct is not None, "a backend adds the gradients of every visible row"
-            grad_key, grad_value = self._direct
+            grad_key, grad_value = (grad.to(self._key.dtype) for grad in self._direct)
             return grad_key.permute(2, 0, 1, 3), grad_value.permute(2, 0, 1, 3)
         batch, groups, _, head_dim = self._key.shape
         own = self._key.new_empty((2, self._chunk.length, batch, groups, head_dim))
         own.copy_(self._own.permute(0, 3, 1, 2, 4))
-        return own[0], own[1]
+        own_key, own_value = own.unbind()
+        return own_key, own_value
 
     def _add_prefix(self, start: int, grad_key: torch.Tensor, grad_value: torch.Tensor, batch: slice) -> None:
         assert self._accumulator is not None, "a chunk with a prefix has an accumulator"
-        rows = self._accumulator[:, batch, :, start : start + grad_key.shape[2]]
-        rows[0].add_(grad_key)
-        rows[1].add_(grad_value)
+        _add_rows(self._accumulator, start, grad_key, grad_value, batch)
 
     def _add_own(self, start: int, grad_key: torch.Tensor, grad_value: torch.Tensor, batch: slice) -> None:
         length = grad_key.shape[2]
@@ -83,9 +82,7 @@ class KVGradients:
             self._direct = (grad_key, grad_value)
             return
         own = self._own if self._own is not None else self._make_own()
-        rows = own[:, batch, :, start : start + length]
-        rows[0].add_(grad_key)
-        rows[1].add_(grad_value)
+        _add_rows(own, start, grad_key, grad_value, batch)
 
     def _make_own(self) -> torch.Tensor:
         """Where the last chunk, which has no rows in the accumulator, sums several pieces."""
@@ -96,3 +93,13 @@ class KVGradients:
             self._own[0].add_(self._direct[0])
             self._own[1].add_(self._direct[1])
         return self._own
+
+
+def _add_rows(
+    total: torch.Tensor, start: int, grad_key: torch.Tensor, grad_value: torch.Tensor, batch: slice
+) -> None:
+    """Add to rows [start, start + n) of "two batch groups rows head_dim"."""
+    rows = total.narrow(3, start, grad_key.shape[2])
+    total_key, total_value = (rows if batch == ALL_ROWS else rows[:, batch]).unbind()
+    total_key.add_(grad_key)
+    total_value.add_(grad_value)

@@ -25,8 +25,8 @@ from megatron.seq1f1b.errors import StepError
 class KVCache:
     """Keys and values of one layer and one sequence, and the gradients of its prefixes.
 
-    Buffers are "two batch groups sequence head_dim" (keys first, values second), contiguous, with
-    the heads of keys and values only: grouped query heads are never expanded here.
+    Each buffer is "two batch groups sequence head_dim" (keys first, values second), contiguous,
+    with the heads of keys and values only: grouped query heads are never expanded here.
     """
 
     def __init__(self, *, pool: CachePool, seq_length: int, num_chunks: int, owner: str) -> None:
@@ -58,9 +58,10 @@ class KVCache:
                 device=key.device,
                 purpose=f"{self._owner} keys and values",
             )
-        rows = self._rows[:, :, :, chunk.start : chunk.stop]
-        rows[0].copy_(key.permute(1, 2, 0, 3))
-        rows[1].copy_(value.permute(1, 2, 0, 3))
+        rows = self._rows.narrow(3, chunk.start, chunk.length)
+        keys, values = rows.unbind()
+        keys.copy_(key.permute(1, 2, 0, 3))
+        values.copy_(value.permute(1, 2, 0, 3))
         self._num_written = max(self._num_written, chunk.stop)
 
     def read(self, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,8 +71,8 @@ class KVCache:
                 f"{self._owner}: keys and values [0, {stop}) are needed, but only "
                 f"[0, {self._num_written}) are held; was the state closed before its backward?"
             )
-        rows = self._rows[:, :, :, :stop]
-        return rows[0], rows[1]
+        key, value = self._rows.narrow(3, 0, stop).unbind()
+        return key, value
 
     def prefix_gradients(self, chunk: Chunk) -> torch.Tensor | None:
         """The accumulator as chunk's backward finds it; None while no later chunk has run.
