@@ -20,6 +20,7 @@
 #   NUM_LAYERS=8 HIDDEN_SIZE=256 NUM_HEADS=4
 #   DATA_PATH                 token files, without .bin and .idx; needs VOCAB_FILE and MERGE_FILE
 #   SAMPLE_DIR=data/sample    where the sample corpus, its tokenizer and its token files are kept
+#   SAMPLE_MEGABYTES=30       how much text the sample corpus holds
 #   RUN_DIR                   where the run writes; a new folder below runs/
 #   PYTHON                    the Python to start from
 set -euo pipefail
@@ -74,6 +75,7 @@ choose_settings() {
   HIDDEN_SIZE=${HIDDEN_SIZE:-256}
   NUM_HEADS=${NUM_HEADS:-4}
   SAMPLE_DIR=${SAMPLE_DIR:-data/sample}
+  SAMPLE_MEGABYTES=${SAMPLE_MEGABYTES:-30}
   GPUS_PER_NODE=${GPUS_PER_NODE:-$(default_processes)}
   RUN_DIR=${RUN_DIR:-runs/$(date +%Y%m%d-%H%M%S)-$SCHEDULE-pp$PP_SIZE-tp$TP_SIZE-k$PP_SP}
 }
@@ -117,7 +119,7 @@ prepare_sample() {
   VOCAB_FILE=$tokenizer/vocab.json
   MERGE_FILE=$tokenizer/merges.txt
   step "sample corpus" "$corpus" \
-    python tools/make_sample_corpus.py --output "$corpus" --json-key content --megabytes 30
+    python tools/make_sample_corpus.py --output "$corpus" --json-key content --megabytes "$SAMPLE_MEGABYTES"
   step "tokenizer" "$MERGE_FILE" \
     python tools/train_tokenizer.py --input "$corpus" --json-key content --vocab-size 4096 \
     --output-dir "$tokenizer"
@@ -149,7 +151,7 @@ train() {
     --position-embedding-type rope --normalization RMSNorm
     --seq-length "$SEQ_LENGTH" --max-position-embeddings "$SEQ_LENGTH"
     --micro-batch-size "$MICRO_BATCH" --global-batch-size "$GLOBAL_BATCH" --train-iters "$TRAIN_ITER"
-    --lr 2e-3 --min-lr 2e-4 --lr-decay-style cosine --lr-warmup-iters $((TRAIN_ITER / 10))
+    --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters $((TRAIN_ITER / 10))
     --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95 --clip-grad 1.0 --seed 1234
     --data-path "$DATA_PATH" --split "98,2,0"
     --tokenizer-type GPT2BPETokenizer --vocab-file "$VOCAB_FILE" --merge-file "$MERGE_FILE"

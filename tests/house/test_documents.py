@@ -1,0 +1,117 @@
+"""What README and manual say is so: commands run, flags and files exist, pictures are current."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.house.commands import DOCUMENTS, ROOT, commands_of, run_command, workspace
+
+TINY_MODEL = "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 128"
+TINY_RUN = f"{TINY_MODEL} --global-batch-size 2 --train-iters 2 --log-interval 1 --run-dir run"
+
+RUN_ELSEWHERE = {
+    "bash exp.sh": "tests/house/test_exp.py",
+    "bash tests/run.sh": "this very run",
+    "bash tests/run.sh --all": "this very run",
+    "bash tests/run.sh tests/harness -k hang": "this very run",
+}
+
+
+def documented(start: str, document: str = "README.md") -> str:
+    """The one command of a document that starts so."""
+    (command,) = (each for each in commands_of(document) if each.startswith(start))
+    return command
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's data commands have been run, on less text."""
+    folder = workspace(tmp_path_factory.mktemp("reader's folder"))
+    run_command(documented("python tools/make_sample_corpus.py"), cwd=folder, more="--megabytes 1")
+    run_command(documented("python tools/train_tokenizer.py"), cwd=folder, more="--vocab-size 512")
+    run_command(documented("python tools/preprocess_data.py"), cwd=folder)
+    return folder
+
+
+def test_the_data_commands_write_token_files(prepared: Path) -> None:
+    assert (prepared / "corpus_content_document.bin").stat().st_size > 100_000
+    assert (prepared / "corpus_content_document.idx").exists()
+
+
+def test_the_command_that_trains_without_files_runs_as_it_stands(prepared: Path) -> None:
+    command = documented("torchrun --standalone --nproc_per_node 4")
+    run_command(command, cwd=prepared, more="--run-dir mock")
+    lines = (prepared / "mock" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [1, 2, 3, 4]
+    summary = documented("python tools/summarize_run.py").replace("runs/NAME", "mock")
+    assert "trained  4 steps on 8,192 tokens" in run_command(summary, cwd=prepared)
+
+
+@pytest.mark.slow
+def test_the_command_for_eight_gpus_trains_a_smaller_model_on_eight_cpu_processes(prepared: Path) -> None:
+    run_command(documented("torchrun --standalone --nproc_per_node 8"), cwd=prepared, more=TINY_RUN)
+    assert len((prepared / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_preprocessing_command_of_the_manual_runs_as_it_stands(prepared: Path) -> None:
+    (prepared / "codeparrot_data.json").symlink_to(prepared / "corpus.jsonl")
+    for name in ("vocab.json", "merges.txt"):
+        (prepared / name).symlink_to(prepared / "tokenizer" / name)
+    run_command(documented("python tools/preprocess_data.py", "docs/README.md"), cwd=prepared)
+    ours = prepared / "codeparrot_content_document.bin"
+    assert ours.read_bytes() == (prepared / "corpus_content_document.bin").read_bytes()
+
+
+@pytest.mark.parametrize("command", [each for each in commands_of("README.md") if "show_schedule" in each])
+def test_the_schedule_can_be_shown(command: str) -> None:
+    assert "bubble" in run_command(command, cwd=ROOT)
+
+
+def test_the_picture_is_what_its_command_draws(tmp_path: Path) -> None:
+    command = documented("python tools/draw_timelines.py", "docs/README.md")
+    folder = workspace(tmp_path)
+    run_command(command, cwd=folder)
+    assert (folder / "docs/timelines.svg").read_text() == (ROOT / "docs/timelines.svg").read_text()
+
+
+def test_every_command_is_run_by_a_test() -> None:
+    source = Path(__file__).read_text()
+    starts = re.findall(r'documented\("([^"]+)"', source)
+    for document in DOCUMENTS:
+        for command in commands_of(document):
+            is_run = any(command.startswith(start) for start in starts) or "show_schedule" in command
+            assert is_run or command in RUN_ELSEWHERE, f"no test runs {command!r} of {document}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_flag_is_one_that_some_command_has(document: str) -> None:
+    text = (ROOT / document).read_text()
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", text))
+    others = {"--all", "--index-url", "--standalone", "--nproc_per_node"}  # of tests/run.sh, pip, torchrun
+    tools = [f"tools/{name}" for name in re.findall(r"tools/(\w+\.py)", text)]
+    known = others | {flag for script in ["pretrain_gpt.py", *tools] for flag in flags_of(script)}
+    assert named <= known, sorted(named - known)
+
+
+def flags_of(script: str) -> set[str]:
+    """The flags that a script's own help lists."""
+    completed = subprocess.run(
+        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", completed.stdout))
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
+def test_every_linked_file_exists(document: str) -> None:
+    path = ROOT / document
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text())
+    missing = [
+        target for target in targets if not target.startswith("http") and not (path.parent / target).exists()
+    ]
+    assert not missing
