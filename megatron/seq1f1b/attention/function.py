@@ -74,7 +74,7 @@ class _ChunkAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         query = _compact(query)
         cache.write(visibility.chunk, key, value)
-        keys, values = cache.read(visibility.chunk.stop)
+        keys, values = cache.read(visibility.chunk)
         output, log_sum_exp = backend.forward(
             query, keys, values, visibility=visibility, softmax_scale=softmax_scale
         )
@@ -87,8 +87,8 @@ class _ChunkAttention(torch.autograd.Function):
         query, output, log_sum_exp = ctx.saved_tensors
         cache, visibility, softmax_scale, backend = ctx.call
         chunk = visibility.chunk
-        keys, values = cache.read(chunk.stop)
-        gradients = KVGradients(chunk=chunk, key=keys, accumulator=cache.prefix_gradients(chunk))
+        keys, values = cache.read(chunk)
+        gradients = KVGradients(chunk=chunk, key=keys, accumulators=cache.accumulators(chunk))
         grad_query = backend.backward(
             grad_output.contiguous(),
             query,
@@ -136,7 +136,7 @@ class _WholeAttention(torch.autograd.Function):
         query, key, value, output, log_sum_exp = ctx.saved_tensors
         visibility, softmax_scale, backend = ctx.call
         keys = key.permute(1, 2, 0, 3)
-        gradients = KVGradients(chunk=visibility.chunk, key=keys, accumulator=None)
+        gradients = KVGradients(chunk=visibility.chunk, key=keys, accumulators=None)
         grad_query = backend.backward(
             grad_output.contiguous(),
             query,

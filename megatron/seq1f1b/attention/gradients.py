@@ -13,6 +13,8 @@ from megatron.seq1f1b.chunk import Chunk
 
 ALL_ROWS = slice(None)
 
+KeyAndValue = tuple[torch.Tensor, torch.Tensor]
+
 
 class KVGradients:
     """Collects dK and dV of one chunk's backward.
@@ -20,18 +22,18 @@ class KVGradients:
     Args:
         chunk: whose backward this is.
         key: "batch groups rows head_dim", for batch, groups, head_dim, dtype and device.
-        accumulator: "two batch groups rows head_dim", the sums so far for rows [0, rows), which
-            cover the chunk unless it is the last one; None if the sequence is one chunk.
+        accumulators: "batch groups rows head_dim" for keys and for values, the sums so far of rows
+            [0, rows), which cover the chunk unless it is the last one; None if it is the only one.
     """
 
-    def __init__(self, *, chunk: Chunk, key: torch.Tensor, accumulator: torch.Tensor | None) -> None:
+    def __init__(self, *, chunk: Chunk, key: torch.Tensor, accumulators: KeyAndValue | None) -> None:
         self._chunk = chunk
         self._key = key
-        self._accumulator = accumulator
-        self._own: torch.Tensor | None = None
-        self._direct: tuple[torch.Tensor, torch.Tensor] | None = None
-        if accumulator is not None and accumulator.shape[3] >= chunk.stop:
-            self._own = accumulator.narrow(3, chunk.start, chunk.length)
+        self._accumulators = accumulators
+        self._direct: KeyAndValue | None = None
+        self._own: KeyAndValue | None = None
+        if accumulators is not None and accumulators[0].shape[2] >= chunk.stop:
+            self._own = _rows(accumulators, chunk.start, chunk.length)
 
     def add(
         self,
@@ -48,58 +50,62 @@ class KVGradients:
         border = self._chunk.start
         stop = start + grad_key.shape[2]
         if stop <= border:
-            self._add_prefix(start, grad_key, grad_value, batch)
+            self._add_prefix(start, (grad_key, grad_value), batch)
         elif start >= border:
-            self._add_own(start - border, grad_key, grad_value, batch)
+            self._add_own(start - border, (grad_key, grad_value), batch)
         else:
-            cut = border - start
-            self._add_prefix(start, grad_key[:, :, :cut], grad_value[:, :, :cut], batch)
-            self._add_own(0, grad_key[:, :, cut:], grad_value[:, :, cut:], batch)
+            both, cut = (grad_key, grad_value), border - start
+            self._add_prefix(start, _rows(both, 0, cut), batch)
+            self._add_own(0, _rows(both, cut, stop - border), batch)
 
-    def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def finish(self) -> KeyAndValue:
         """Gradients of the chunk's own keys and values, "chunk batch groups head_dim" each.
 
-        They share nothing with the accumulator, which may return to its pool right after.
+        They share nothing with the accumulators, which may return to their pool right after.
         """
         if self._own is None:
             assert self._direct is not None, "a backend adds the gradients of every visible row"
-            grad_key, grad_value = (grad.to(self._key.dtype) for grad in self._direct)
-            return grad_key.permute(2, 0, 1, 3), grad_value.permute(2, 0, 1, 3)
+            key, value = self._direct
+            dtype = self._key.dtype
+            return key.to(dtype).permute(2, 0, 1, 3), value.to(dtype).permute(2, 0, 1, 3)
         batch, groups, _, head_dim = self._key.shape
-        own = self._key.new_empty((2, self._chunk.length, batch, groups, head_dim))
-        own.copy_(self._own.permute(0, 3, 1, 2, 4))
-        own_key, own_value = own.unbind()
+        shape = (2, self._chunk.length, batch, groups, head_dim)
+        own_key, own_value = self._key.new_empty(shape).unbind()
+        own_key.copy_(self._own[0].permute(2, 0, 1, 3))
+        own_value.copy_(self._own[1].permute(2, 0, 1, 3))
         return own_key, own_value
 
-    def _add_prefix(self, start: int, grad_key: torch.Tensor, grad_value: torch.Tensor, batch: slice) -> None:
-        assert self._accumulator is not None, "a chunk with a prefix has an accumulator"
-        _add_rows(self._accumulator, start, grad_key, grad_value, batch)
+    def _add_prefix(self, start: int, gradients: KeyAndValue, batch: slice) -> None:
+        assert self._accumulators is not None, "a chunk with a prefix has accumulators"
+        _add(self._accumulators, start, gradients, batch)
 
-    def _add_own(self, start: int, grad_key: torch.Tensor, grad_value: torch.Tensor, batch: slice) -> None:
-        length = grad_key.shape[2]
-        covers_chunk = length == self._chunk.length and batch == ALL_ROWS
-        if self._own is None and self._direct is None and covers_chunk:
-            self._direct = (grad_key, grad_value)
-            return
-        own = self._own if self._own is not None else self._make_own()
-        _add_rows(own, start, grad_key, grad_value, batch)
+    def _add_own(self, start: int, gradients: KeyAndValue, batch: slice) -> None:
+        if self._own is None:
+            covers_chunk = gradients[0].shape[2] == self._chunk.length and batch == ALL_ROWS
+            if self._direct is None and covers_chunk:
+                self._direct = gradients
+                return
+            self._own = self._make_own()
+        _add(self._own, start, gradients, batch)
 
-    def _make_own(self) -> torch.Tensor:
-        """Where the last chunk, which has no rows in the accumulator, sums several pieces."""
+    def _make_own(self) -> KeyAndValue:
+        """Where the last chunk, which has no rows in the accumulators, sums several pieces."""
         batch, groups, _, head_dim = self._key.shape
         dtype = torch.promote_types(self._key.dtype, torch.float32)
-        self._own = self._key.new_zeros((2, batch, groups, self._chunk.length, head_dim), dtype=dtype)
+        key, value = self._key.new_zeros(
+            (2, batch, groups, self._chunk.length, head_dim), dtype=dtype
+        ).unbind()
         if self._direct is not None:
-            self._own[0].add_(self._direct[0])
-            self._own[1].add_(self._direct[1])
-        return self._own
+            _add((key, value), 0, self._direct, ALL_ROWS)
+        return key, value
 
 
-def _add_rows(
-    total: torch.Tensor, start: int, grad_key: torch.Tensor, grad_value: torch.Tensor, batch: slice
-) -> None:
-    """Add to rows [start, start + n) of "two batch groups rows head_dim"."""
-    rows = total.narrow(3, start, grad_key.shape[2])
-    total_key, total_value = (rows if batch == ALL_ROWS else rows[:, batch]).unbind()
-    total_key.add_(grad_key)
-    total_value.add_(grad_value)
+def _rows(both: KeyAndValue, start: int, length: int) -> KeyAndValue:
+    """Rows [start, start + length) of "batch groups rows head_dim" tensors."""
+    return both[0].narrow(2, start, length), both[1].narrow(2, start, length)
+
+
+def _add(total: KeyAndValue, start: int, gradients: KeyAndValue, batch: slice) -> None:
+    """Add to rows [start, start + n) of `total`."""
+    for into, gradient in zip(_rows(total, start, gradients[0].shape[2]), gradients, strict=True):
+        (into if batch == ALL_ROWS else into[batch]).add_(gradient)

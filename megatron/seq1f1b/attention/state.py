@@ -15,11 +15,21 @@ runs in a thread of autograd's.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from megatron.seq1f1b.attention.pool import CachePool
 from megatron.seq1f1b.chunk import Chunk
 from megatron.seq1f1b.errors import StepError
+
+
+class _KVBuffer(NamedTuple):
+    """One buffer of a pool, "two batch groups rows head_dim", and its halves."""
+
+    both: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
 
 
 class KVCache:
@@ -33,8 +43,8 @@ class KVCache:
         self._pool = pool
         self._seq_length = seq_length
         self._owner = owner
-        self._rows: torch.Tensor | None = None
-        self._gradients: torch.Tensor | None = None
+        self._rows: _KVBuffer | None = None
+        self._gradients: _KVBuffer | None = None
         self._num_written = 0
         self._next_backward = num_chunks - 1
 
@@ -52,32 +62,30 @@ class KVCache:
             )
         if self._rows is None:
             _, batch, groups, head_dim = key.shape
-            self._rows = self._pool.take(
-                (2, batch, groups, self._seq_length, head_dim),
-                dtype=key.dtype,
-                device=key.device,
-                purpose=f"{self._owner} keys and values",
-            )
-        rows = self._rows.narrow(3, chunk.start, chunk.length)
-        keys, values = rows.unbind()
-        keys.copy_(key.permute(1, 2, 0, 3))
-        values.copy_(value.permute(1, 2, 0, 3))
+            shape = (batch, groups, self._seq_length, head_dim)
+            self._rows = self._take(shape, dtype=key.dtype, like=key, what="keys and values")
+        self._rows.key.narrow(2, chunk.start, chunk.length).copy_(key.permute(1, 2, 0, 3))
+        self._rows.value.narrow(2, chunk.start, chunk.length).copy_(value.permute(1, 2, 0, 3))
         self._num_written = max(self._num_written, chunk.stop)
 
-    def read(self, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of keys and values [0, stop), "batch groups stop head_dim" each."""
-        if self._rows is None or stop > self._num_written:
+    def read(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values, "batch groups sequence head_dim"; rows from chunk.stop on are undefined.
+
+        Raises:
+            StepError: rows up to chunk.stop are not held.
+        """
+        if self._rows is None or chunk.stop > self._num_written:
             raise StepError(
-                f"{self._owner}: keys and values [0, {stop}) are needed, but only "
+                f"{self._owner}: keys and values [0, {chunk.stop}) are needed, but only "
                 f"[0, {self._num_written}) are held; was the state closed before its backward?"
             )
-        key, value = self._rows.narrow(3, 0, stop).unbind()
-        return key, value
+        return self._rows.key, self._rows.value
 
-    def prefix_gradients(self, chunk: Chunk) -> torch.Tensor | None:
-        """The accumulator as chunk's backward finds it; None while no later chunk has run.
+    def accumulators(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of keys and values so far, as the backward of `chunk` finds them.
 
-        Rows [0, start of the last chunk), in float32 or the keys' dtype where that is wider.
+        "batch groups rows head_dim" each, rows [0, start of the last chunk), in float32 or the
+        keys' dtype where that is wider; taken and zeroed at the last chunk's backward.
 
         Raises:
             StepError: the backwards of the chunks do not run in reverse order, each once.
@@ -88,24 +96,32 @@ class KVCache:
                 f"{self._next_backward} is due; backwards run from the last chunk to the first"
             )
         self._next_backward -= 1
-        if self._gradients is None and not chunk.is_first:
+        if self._gradients is None:
             assert self._rows is not None, "a backward reads the cache before it asks for this"
-            two, batch, groups, _, head_dim = self._rows.shape
-            self._gradients = self._pool.take(
-                (two, batch, groups, chunk.start, head_dim),
-                dtype=torch.promote_types(self._rows.dtype, torch.float32),
-                device=self._rows.device,
-                purpose=f"{self._owner} gradients of keys and values",
-            ).zero_()
-        return self._gradients
+            batch, groups, _, head_dim = self._rows.key.shape
+            dtype = torch.promote_types(self._rows.key.dtype, torch.float32)
+            self._gradients = self._take(
+                (batch, groups, chunk.start, head_dim),
+                dtype=dtype,
+                like=self._rows.key,
+                what="gradients of keys and values",
+            )
+            self._gradients.both.zero_()
+        return self._gradients.key, self._gradients.value
 
     def release(self) -> None:
         """Return every buffer to the pool; nothing may use this cache afterwards."""
         for buffer in (self._rows, self._gradients):
             if buffer is not None:
-                self._pool.give(buffer)
+                self._pool.give(buffer.both)
         self._rows = self._gradients = None
         self._num_written = 0
+
+    def _take(
+        self, shape: tuple[int, ...], *, dtype: torch.dtype, like: torch.Tensor, what: str
+    ) -> _KVBuffer:
+        both = self._pool.take((2, *shape), dtype=dtype, device=like.device, purpose=f"{self._owner} {what}")
+        return _KVBuffer(both, *both.unbind())
 
 
 class SequenceState:

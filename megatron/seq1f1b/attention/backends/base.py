@@ -60,7 +60,8 @@ class AttentionBackend(Protocol):
 
         Args:
             query: "chunk batch heads head_dim".
-            key: "batch groups stop head_dim", rows [0, stop) of the sequence.
+            key: "batch groups rows head_dim", rows [0, chunk.stop) of the sequence; further rows
+                are undefined.
             value: as key.
             visibility: which of the rows each query sees.
             softmax_scale: factor of the scores before the softmax.

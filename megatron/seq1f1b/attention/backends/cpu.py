@@ -55,11 +55,11 @@ class CpuBackend:
         keys, values = _key_lanes(key), _key_lanes(value)
         blocks, totals = blocks_of(visibility), []
         for block in blocks:
-            block_query = _take(queries, block, chunk, groups).to(compute)
+            block_query = _cast(_take(queries, block, chunk, groups), compute)
             parts = []
             for span in block.spans:
-                span_keys = _take_keys(keys, span, block, groups).to(compute)
-                span_values = _take_keys(values, span, block, groups).to(compute)
+                span_keys = _cast(_take_keys(keys, span, block, groups), compute)
+                span_values = _cast(_take_keys(values, span, block, groups), compute)
                 call = call_for(span, block, block_query, visibility.window)
                 parts.append(call.forward(block_query, span_keys, span_values, softmax_scale))
             totals.append(merge(parts, _take(outputs, block, chunk, groups)))
@@ -91,15 +91,15 @@ class CpuBackend:
         keys, values = _key_lanes(key), _key_lanes(value)
         for block in blocks_of(visibility):
             grad, block_query, block_output = (
-                _take(lanes, block, chunk, groups).to(compute) for lanes in rows
+                _cast(_take(lanes, block, chunk, groups), compute) for lanes in rows
             )
             total = _take(log_sum_exp, block, chunk, groups)
             at = ALL_ROWS if block.row is None else slice(block.row, block.row + 1)
             shape = (batch if block.row is None else 1, groups, -1, key.shape[3])
             parts = []
             for span in block.spans:
-                span_keys = _take_keys(keys, span, block, groups).to(compute)
-                span_values = _take_keys(values, span, block, groups).to(compute)
+                span_keys = _cast(_take_keys(keys, span, block, groups), compute)
+                span_values = _cast(_take_keys(values, span, block, groups), compute)
                 call = call_for(span, block, block_query, visibility.window)
                 grad_part, grad_keys, grad_values = call.backward(
                     grad, block_query, span_keys, span_values, block_output, total, softmax_scale
@@ -117,9 +117,9 @@ def _lanes(heads: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def _key_lanes(key: torch.Tensor) -> torch.Tensor:
-    """View "batch groups stop head_dim" as "lanes 1 stop head_dim"."""
-    batch, groups, stop, head_dim = key.shape
-    return key.view(batch * groups, 1, stop, head_dim)
+    """View "batch groups rows head_dim" as "lanes 1 rows head_dim"."""
+    batch, groups, rows, head_dim = key.shape
+    return key.view(batch * groups, 1, rows, head_dim)
 
 
 def _take(lanes: torch.Tensor, block: Block, chunk: Chunk, groups: int) -> torch.Tensor:
@@ -133,7 +133,12 @@ def _take(lanes: torch.Tensor, block: Block, chunk: Chunk, groups: int) -> torch
 
 
 def _take_keys(lanes: torch.Tensor, span: Span, block: Block, groups: int) -> torch.Tensor:
-    """A span's part of "lanes 1 stop head_dim", a view."""
+    """A span's part of "lanes 1 rows head_dim", a view."""
     if block.row is not None:
         lanes = lanes.narrow(0, block.row * groups, groups)
     return lanes.narrow(2, span.start, span.stop - span.start)
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor in `dtype`, without a call where it is in it already."""
+    return tensor if tensor.dtype is dtype else tensor.to(dtype)

@@ -33,6 +33,7 @@ class ReferenceBackend:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `AttentionBackend.forward`; the log-sum-exp is "batch groups repeat chunk"."""
         wide = torch.promote_types(query.dtype, torch.float32)
+        key, value = (rows[:, :, : visibility.chunk.stop] for rows in (key, value))
         scores = _scores(query.to(wide), key.to(wide), visibility, softmax_scale)
         log_sum_exp = scores.logsumexp(dim=-1)
         weights = (scores - log_sum_exp.unsqueeze(-1)).exp()
@@ -54,6 +55,7 @@ class ReferenceBackend:
     ) -> torch.Tensor:
         """See `AttentionBackend.backward`."""
         wide = log_sum_exp.dtype
+        key, value = (rows[:, :, : visibility.chunk.stop] for rows in (key, value))
         query_wide, key_wide, value_wide = query.to(wide), key.to(wide), value.to(wide)
         grad_wide = _by_group(grad_output.to(wide), key)
         scores = _scores(query_wide, key_wide, visibility, softmax_scale)
