@@ -16,11 +16,12 @@ import json
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.errors import ConfigurationError, PlanError
 from megatron.seq1f1b.schedule import (
     SCHEDULE_NAMES,
     Plan,
@@ -57,12 +58,20 @@ def check(plan: Plan) -> tuple[float, float]:
     return abs(simulation.bubble_fraction - bubble), peak_error
 
 
-def run_grid(largest: int, largest_virtual: int) -> tuple[dict[str, object], list[str]]:
-    """All layouts up to the given counts: a summary for JSON, and what failed."""
-    valid: Counter[str] = Counter()
-    refused: Counter[str] = Counter()
-    failures: list[str] = []
-    worst_bubble = worst_peak = 0.0
+@dataclass
+class Outcome:
+    """What came of a grid of layouts."""
+
+    valid: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    largest_bubble_error: float = 0.0
+    largest_peak_error: float = 0.0
+
+
+def run_grid(largest: int, largest_virtual: int) -> Outcome:
+    """All schedules and layouts up to the given counts."""
+    outcome = Outcome()
     counts = range(1, largest + 1)
     layouts = itertools.product(counts, counts, counts, range(1, largest_virtual + 1), (False, True))
     for (p, m, k, v, forward_only), name in itertools.product(layouts, SCHEDULE_NAMES):
@@ -72,25 +81,19 @@ def run_grid(largest: int, largest_virtual: int) -> tuple[dict[str, object], lis
                 name, stages=p, microbatches=m, chunks=k, virtual_stages=v, forward_only=forward_only
             )
         except ConfigurationError:
-            refused[name] += 1
+            outcome.refused[name] += 1
             continue
         try:
             bubble_error, peak_error = check(plan)
-        except ValueError as error:
-            failures.append(f"{where}: {error}")
+        except PlanError as error:
+            outcome.failures.append(f"{where}: {error}")
             continue
-        valid[name] += 1
-        worst_bubble, worst_peak = max(worst_bubble, bubble_error), max(worst_peak, peak_error)
+        outcome.valid[name] += 1
+        outcome.largest_bubble_error = max(outcome.largest_bubble_error, bubble_error)
+        outcome.largest_peak_error = max(outcome.largest_peak_error, peak_error)
         if max(bubble_error, peak_error) > TOLERANCE:
-            failures.append(f"{where}: bubble off by {bubble_error:.2e}, peak by {peak_error:.2e}")
-    summary: dict[str, object] = {
-        "valid": dict(valid),
-        "refused": dict(refused),
-        "failures": len(failures),
-        "largest_bubble_error": worst_bubble,
-        "largest_peak_error": worst_peak,
-    }
-    return summary, failures
+            outcome.failures.append(f"{where}: bubble off by {bubble_error:.2e}, peak by {peak_error:.2e}")
+    return outcome
 
 
 def main() -> int:
@@ -100,16 +103,17 @@ def main() -> int:
     parser.add_argument("--largest-virtual", type=int, default=3, help="largest v")
     arguments = parser.parse_args()
     started_at = time.perf_counter()
-    summary, failures = run_grid(arguments.largest, arguments.largest_virtual)
-    summary["seconds"] = round(time.perf_counter() - started_at, 2)
-    summary["cpu_seconds"] = round(time.process_time(), 2)
-    for failure in failures:
+    outcome = run_grid(arguments.largest, arguments.largest_virtual)
+    for failure in outcome.failures:
         print(failure)
     for name in SCHEDULE_NAMES:
-        valid, refused = summary["valid"][name], summary["refused"].get(name, 0)
-        print(f"{name:20} {valid:5} valid, {refused:5} refused")
+        print(f"{name:20} {outcome.valid[name]:5} valid, {outcome.refused[name]:5} refused")
+    summary = vars(outcome) | {
+        "seconds": round(time.perf_counter() - started_at, 2),
+        "cpu_seconds": round(time.process_time(), 2),
+    }
     print(json.dumps(summary))
-    return 1 if failures else 0
+    return 1 if outcome.failures else 0
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def main() -> None:
 
     first = now = time.perf_counter()
     plan = make_plan(arguments.schedule, **counts)
+    num_compute_actions = sum(map(len, plan.actions))
     now = lap("plan", now)
     if arguments.communication:
         plan = add_communication(plan)
@@ -71,6 +72,7 @@ def main() -> None:
     lap("total", first)
     result = {
         **counts,
+        "compute_actions": num_compute_actions,
         "actions": sum(map(len, plan.actions)),
         "seconds": seconds,
         "cpu_seconds": round(time.process_time(), 2),

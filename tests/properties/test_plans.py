@@ -189,8 +189,10 @@ def test_slower_messages_never_make_a_step_shorter(
 def test_zero_bubble_is_no_slower_and_needs_no_more_memory_than_seq1f1b(
     stages: int, microbatches: int, chunks: int
 ) -> None:
-    counts = {"stages": stages, "microbatches": microbatches, "chunks": chunks}
-    whole, split = (make_plan(name, **counts) for name in ("seq1f1b", "seq1f1b-zb"))
+    whole, split = (
+        make_plan(name, stages=stages, microbatches=microbatches, chunks=chunks)
+        for name in ("seq1f1b", "seq1f1b-zb")
+    )
     before, after = simulate(whole, unit_costs(whole)), simulate(split, unit_costs(split))
     assert after.makespan_seconds <= before.makespan_seconds
     assert max(after.peak_activation_microbatches_per_stage) <= (

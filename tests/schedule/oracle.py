@@ -14,6 +14,10 @@ F, B, I, W = ActionKind.F, ActionKind.B, ActionKind.I, ActionKind.W  # noqa: E74
 SECONDS = {F: 1.0, B: 2.0, I: 1.0, W: 1.0}
 
 
+Wires = dict[tuple[int, int, str], deque[tuple[int, int, int]]]
+"""Messages under way, by source, destination and direction: the places of their receives."""
+
+
 class Rank:
     """What one pipeline rank has done and received."""
 
@@ -27,7 +31,7 @@ class Rank:
 def executes(plan: Plan) -> bool:
     """Whether every rank reaches the end of its list and every message its own receive."""
     ranks = [Rank() for _ in plan.actions]
-    wires: dict[tuple[int, int, str], deque[tuple[int, int, int]]] = defaultdict(deque)
+    wires: Wires = defaultdict(deque)
     progress = True
     while progress:
         progress = False
@@ -42,7 +46,7 @@ def executes(plan: Plan) -> bool:
     return all(rank.position == len(plan.actions[number]) for number, rank in enumerate(ranks))
 
 
-def _deliver(plan: Plan, number: int, rank: Rank, wires: dict) -> bool:
+def _deliver(plan: Plan, number: int, rank: Rank, wires: Wires) -> bool:
     """Hand arrived messages to posted receives in order; False when one gets another's message."""
     for (source, way), posted in rank.posted.items():
         wire = wires[source, number, way]
@@ -54,7 +58,7 @@ def _deliver(plan: Plan, number: int, rank: Rank, wires: dict) -> bool:
     return True
 
 
-def _step(plan: Plan, number: int, rank: Rank, wires: dict) -> bool:
+def _step(plan: Plan, number: int, rank: Rank, wires: Wires) -> bool:
     """Run the next action if it can run now."""
     kind, s, j, c = plan.actions[number][rank.position]
     p, last = plan.num_stages, plan.num_stages * plan.num_virtual_stages - 1
@@ -99,8 +103,8 @@ def ends_of(plan: Plan) -> dict[Action, float]:
             while positions[rank] < len(actions):
                 action = actions[positions[rank]]
                 needs = _needs(action, last, plan.num_chunks)
-                times = [next((ends[each] for each in either if each in ends), None) for either in needs]
-                if None in times:
+                times = [ends[each] for either in needs for each in either if each in ends]
+                if len(times) < len(needs):
                     break
                 before = ends[actions[positions[rank] - 1]] if positions[rank] else 0.0
                 ends[action] = max([before, *times]) + SECONDS[action.kind]

@@ -30,7 +30,7 @@ def test_parse_refuses_other_text(text: str) -> None:
 
 def test_kinds_survive_pickling_and_hash_as_their_text() -> None:
     assert pickle.loads(pickle.dumps(ActionKind.SEND_F)) is ActionKind.SEND_F
-    assert {ActionKind.F: 1}["F"] == 1
+    assert hash(ActionKind.F) == hash("F")
 
 
 def test_kinds_compute_send_or_receive() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -48,8 +49,10 @@ def test_seq1f1b_interleaved_passes_groups_through_the_model_parts() -> None:
 
 
 def test_seq1f1b_interleaved_with_one_chunk_is_the_interleaved_order() -> None:
-    counts = {"stages": 4, "microbatches": 8, "chunks": 1, "virtual_stages": 3}
-    ours, upstream = make_plan("seq1f1b-interleaved", **counts), make_plan("interleaved", **counts)
+    ours, upstream = (
+        make_plan(name, stages=4, microbatches=8, chunks=1, virtual_stages=3)
+        for name in ("seq1f1b-interleaved", "interleaved")
+    )
     assert ours.actions == upstream.actions
 
 
@@ -118,6 +121,6 @@ def test_one_virtual_stage_is_accepted_by_every_schedule(name: str, forward_only
         ("gpipe", {}, "schedule 'gpipe' does not exist (there are 1f1b, "),
     ],
 )
-def test_what_cannot_run_is_refused_with_the_remedy(name: str, counts: dict[str, int], message: str) -> None:
+def test_what_cannot_run_is_refused_with_the_remedy(name: str, counts: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         make_plan(name, **{"stages": 4, "microbatches": 8, "chunks": 1, **counts})

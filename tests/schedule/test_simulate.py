@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -46,24 +47,27 @@ def test_every_end_is_that_of_a_plain_look_up(name: str, forward_only: bool) -> 
         assert simulation.makespan_seconds == max(expected.values())
 
 
-def chain(message_bytes: tuple[float, ...] = (), **changes: float) -> tuple[Plan, Costs]:
+def chain() -> tuple[Plan, Costs]:
     """Two stages, forward only, two chunks of 1 second on the first stage and 3 on the second."""
     plan = make_plan("seq1f1b", stages=2, microbatches=1, chunks=2, forward_only=True)
-    costs = replace(
-        unit_costs(plan), forward_seconds=((1.0, 1.0), (3.0, 3.0)), message_bytes=message_bytes, **changes
-    )
-    return plan, costs
+    return plan, replace(unit_costs(plan), forward_seconds=((1.0, 1.0), (3.0, 3.0)))
 
 
 def test_latency_delays_the_consumer() -> None:
-    simulation = simulate(*chain(latency_seconds=0.5))
+    plan, costs = chain()
+    simulation = simulate(plan, replace(costs, latency_seconds=0.5))
     assert end_of(simulation, "1F0.0") == 1.0 + 0.5 + 3.0
     assert simulation.makespan_seconds == 7.5
 
 
 def test_messages_follow_one_another_on_a_channel() -> None:
-    plan, costs = chain((40.0, 10.0), bandwidth_bytes_per_second=10.0)
-    costs = replace(costs, forward_seconds=((1.0, 1.0), (0.25, 0.25)))
+    plan, costs = chain()
+    costs = replace(
+        costs,
+        forward_seconds=((1.0, 1.0), (0.25, 0.25)),
+        message_bytes=(40.0, 10.0),
+        bandwidth_bytes_per_second=10.0,
+    )
     simulation = simulate(plan, costs)
     assert end_of(simulation, "1F0.0") == 1.0 + 4.0 + 0.25
     assert end_of(simulation, "1F0.1") == 1.0 + 4.0 + 1.0 + 0.25  # sent at 2, channel busy until 5
@@ -141,7 +145,7 @@ def test_a_plan_that_cannot_run_does_not_simulate_for_ever() -> None:
         ({"bandwidth_bytes_per_second": 0.0}, "bandwidth of 0.0 bytes/s"),
     ],
 )
-def test_costs_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
+def test_costs_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     plan, costs = chain()
     with pytest.raises(ConfigurationError, match=message):
         simulate(plan, replace(costs, **changes))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -119,6 +120,6 @@ def test_the_failing_cell_is_marked_in_a_window_of_the_grid() -> None:
         ({"num_microbatches": 10**9}, "0F4.0 is missing"),
     ],
 )
-def test_counts_must_fit_the_actions(changes: dict[str, int], message: str) -> None:
+def test_counts_must_fit_the_actions(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
         validate_plan(replace(COMPUTE, **changes))

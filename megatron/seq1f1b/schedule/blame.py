@@ -57,10 +57,10 @@ def why_stuck(dependencies: Dependencies, deadlock: DeadlockError) -> tuple[dict
 def _provider(dependencies: Dependencies, need: int) -> tuple[int, int]:
     """The rank and position of the action that produces a needed result."""
     plan = dependencies.plan
-    _, virtual_stage, _, _ = dependencies.describe(need)
-    rank = plan.rank_of(virtual_stage)
+    _, *place = dependencies.describe(need)
+    rank = plan.rank_of(place[0])
     for position, action in enumerate(plan.actions[rank]):
-        if need in dependencies.produced_by(action):
+        if [*action[1:]] == place and need in dependencies.produced_by(action):
             return rank, position
     raise AssertionError("a complete plan produces every result that is needed")
 

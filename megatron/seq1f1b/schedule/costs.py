@@ -68,9 +68,12 @@ class Costs:
                 )
             if not all(0.0 <= seconds < math.inf for row in table for seconds in row):
                 raise ConfigurationError(f"costs of {kind.value} must be finite and not negative")
-        per_chunk = {"token shares": self.token_shares, "message bytes": self.message_bytes}
+        per_chunk = {
+            "token shares": self.token_shares,
+            "message bytes": self.message_bytes or self.token_shares,
+        }
         for what, values in per_chunk.items():
-            if len(values) not in (num_columns, 0 if what == "message bytes" else num_columns):
+            if len(values) != num_columns:
                 raise ConfigurationError(
                     f"{len(values)} {what} do not fit the {num_columns} chunks of plan {plan.name!r}"
                 )
