@@ -18,7 +18,7 @@ from tests.attention.problem import Answer, Problem, assert_close, chunk_inputs,
 CHUNKS = chunks_from((0, 20, 31, 37))
 
 
-def make_core(*, mask_type: AttnMaskType = AttnMaskType.causal, **overrides: Any) -> ChunkedCoreAttention:  # noqa: ANN401
+def make_core(*, mask_type: AttnMaskType = AttnMaskType.causal, **overrides: Any) -> ChunkedCoreAttention:
     settings = {"attention_dropout": 0.0, "num_query_groups": 2} | overrides
     config = TransformerConfig(num_layers=1, hidden_size=32, num_attention_heads=4, **settings)
     return ChunkedCoreAttention(config, 1, mask_type, "self")
