@@ -16,7 +16,7 @@
 #   TP_SIZE=1                 [--tensor-model-parallel-size]; above 1 with --sequence-parallel
 #   VPP_SIZE=1                virtual stages per stage (2 with interleaved)
 #   GPUS_PER_NODE             processes; all GPUs, or PP_SIZE x TP_SIZE without GPUs
-#   SEQ_LENGTH=2048 MICRO_BATCH=1 GLOBAL_BATCH=4 TRAIN_ITER=40
+#   SEQ_LENGTH=2048 MICRO_BATCH=1 GLOBAL_BATCH=4 TRAIN_ITER=32
 #   NUM_LAYERS=8 HIDDEN_SIZE=256 NUM_HEADS=4
 #   DATA_PATH                 token files, without .bin and .idx; needs VOCAB_FILE and MERGE_FILE
 #   SAMPLE_DIR=data/sample    where the sample corpus, its tokenizer and its token files are kept
@@ -70,7 +70,7 @@ choose_settings() {
   SEQ_LENGTH=${SEQ_LENGTH:-2048}
   MICRO_BATCH=${MICRO_BATCH:-1}
   GLOBAL_BATCH=${GLOBAL_BATCH:-4}
-  TRAIN_ITER=${TRAIN_ITER:-40}
+  TRAIN_ITER=${TRAIN_ITER:-32}
   NUM_LAYERS=${NUM_LAYERS:-8}
   HIDDEN_SIZE=${HIDDEN_SIZE:-256}
   NUM_HEADS=${NUM_HEADS:-4}
@@ -151,7 +151,7 @@ train() {
     --position-embedding-type rope --normalization RMSNorm
     --seq-length "$SEQ_LENGTH" --max-position-embeddings "$SEQ_LENGTH"
     --micro-batch-size "$MICRO_BATCH" --global-batch-size "$GLOBAL_BATCH" --train-iters "$TRAIN_ITER"
-    --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters $((TRAIN_ITER / 10))
+    --lr 2e-3 --min-lr 2e-4 --lr-decay-style cosine --lr-warmup-iters $((TRAIN_ITER / 10))
     --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95 --clip-grad 1.0 --seed 1234
     --data-path "$DATA_PATH" --split "98,2,0"
     --tokenizer-type GPT2BPETokenizer --vocab-file "$VOCAB_FILE" --merge-file "$MERGE_FILE"
