@@ -10,7 +10,7 @@ Two stages, two microbatches of two chunks, where a backward takes as long as a 
     stage 0   F0.0 F0.1 F1.0      B0.1 F1.1 B0.0      B1.1 B1.0
     stage 1        F0.0 F0.1 B0.1 F1.0 B0.0 F1.1 B1.1 B1.0
 
-Source: Sun et al., arXiv 2406.03488, section 3.
+Source: Sun et al., arXiv 2406.03488.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def seq1f1b(*, stages: int, microbatches: int, chunks: int) -> tuple[tuple[Actio
 
 
 def num_warmup_units(stage: int, *, stages: int, chunks: int) -> int:
-    """Forwards before the first backward's partner: the way to the last stage and back in units.
+    """Forwards of a stage before it alternates forwards and backwards.
 
     p - s - 1 units fill the stages below; k - 1 more must pass before the last chunk, whose
     backward is the first, has been forwarded.

@@ -12,7 +12,7 @@ the second lets a message travel while the stage computes. With latency l and F 
 8 stages, 8 microbatches, 4 chunks and v = 2 has a bubble of 0.11 instead of 0.15 at l = 0.1.
 
 With one chunk this is Megatron-Core's interleaved order. Source: the order of Sun et al., arXiv
-2406.03488, section 3.3, regrouped.
+2406.03488, in groups of our own.
 """
 
 from __future__ import annotations
