@@ -14,9 +14,10 @@ from megatron.core import parallel_state
 
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.data import DataSettings, build_train_valid_test_datasets
+from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.model.initialization import global_parameters
 from megatron.seq1f1b.training.build import Trained, build
-from megatron.seq1f1b.training.distributed import join, leave
+from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.prepare import Run, prepare
 from megatron.seq1f1b.training.steps import (
     LOSS,
@@ -35,7 +36,7 @@ LLAMA_LIKE = (
     "--position-embedding-type rope --swiglu --normalization RMSNorm --disable-bias-linear "
     "--untie-embeddings-and-output-weights --group-query-attention --num-query-groups 2 "
 )
-_COMMON = (
+COMMON = (
     "--micro-batch-size 1 --train-iters 4 --lr 1e-3 --mock-data --tokenizer-type NullTokenizer "
     "--seed 7 --num-workers 0 --init-method-std 0.2 "
 )
@@ -49,13 +50,20 @@ class Outcome:
     grads: dict[str, torch.Tensor]
 
 
+def run_steps(layouts: tuple[str, ...], dtype: torch.dtype) -> list[Outcome]:
+    """One step without update under each layout in turn; the outcomes on rank 0, none elsewhere."""
+    outcomes = [run_step(flags, dtype) for flags in layouts]
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
 def run_step(flags: str, dtype: torch.dtype) -> Outcome | None:
     """One step without update; the outcome on rank 0, None elsewhere."""
-    run = prepare(parse_arguments((_COMMON + flags).split()), world_size=dist.get_world_size())
+    run = prepare(parse_arguments((COMMON + flags).split()), world_size=dist.get_world_size())
     join(run.config, run.layout)
     try:
         trained = build(run, params_dtype=dtype)
-        losses = gradients(run, trained, make_forward_backward(run), _iterators(run))
+        iterators = data_iterators(run, training_data(run, num_samples=64))
+        losses = gradients(run, trained, make_forward_backward(run), iterators)
         grads = _whole_gradients(run, trained)
         total = _pipeline_sum(sum((loss[LOSS] for loss in losses), torch.zeros(2)).double())
     finally:
@@ -67,15 +75,17 @@ def run_step(flags: str, dtype: torch.dtype) -> Outcome | None:
     return Outcome(loss=float(total[0] / total[1]), grads=_assemble(everyone))
 
 
-def _iterators(run: Run):
+def training_data(run: Run, *, num_samples: int) -> SampleDataset:
+    """Mock samples of the run's own length and seed."""
     settings = DataSettings(
         tokenizer=run.tokenizer,
         seq_length=run.config.training.seq_length,
         seed=run.config.training.seed,
         mock_data=True,
     )
-    datasets = build_train_valid_test_datasets(settings, train_samples=64)
-    return data_iterators(run, datasets.train)
+    dataset = build_train_valid_test_datasets(settings, train_samples=num_samples).train
+    assert dataset is not None
+    return dataset
 
 
 def _whole_gradients(run: Run, trained: Trained) -> dict[str, tuple[int, int, bool, torch.Tensor]]:
@@ -86,11 +96,7 @@ def _whole_gradients(run: Run, trained: Trained) -> dict[str, tuple[int, int, bo
     for part in trained.parts:
         model = get_attr_wrapped_model(part, "decoder", return_model_obj=True)
         for name, parameter in global_parameters(model):
-            axis = (
-                int(parameter.partition_dim)
-                if getattr(parameter, "tensor_model_parallel", False)
-                else -1
-            )
+            axis = int(parameter.partition_dim) if getattr(parameter, "tensor_model_parallel", False) else -1
             gated = run.config.model.swiglu and "linear_fc1" in name
             rank = parallel_state.get_tensor_model_parallel_rank()
             found[name] = (axis, rank, gated, parameter.main_grad.clone())
@@ -134,6 +140,3 @@ def largest_difference(left: Outcome, right: Outcome) -> tuple[float, str]:
         difference = (left.grads[name][:rows] - grad[:rows]).norm() / grad.norm().clamp(min=1e-30)
         worst = max(worst, (difference.item(), name))
     return worst
-
-
-__all__ = ["GPT2_LIKE", "LLAMA_LIKE", "Outcome", "largest_difference", "leave", "run_step"]

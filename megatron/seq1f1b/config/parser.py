@@ -70,9 +70,7 @@ def _required() -> list[str]:
 
 
 def _is_required(option: dataclasses.Field[Any]) -> bool:
-    return (
-        option.default is dataclasses.MISSING and option.default_factory is dataclasses.MISSING
-    )
+    return option.default is dataclasses.MISSING and option.default_factory is dataclasses.MISSING
 
 
 def _flag(name: str) -> str:
@@ -83,9 +81,7 @@ def _section(options: type, values: argparse.Namespace) -> Any:
     return options(**{o.name: getattr(values, o.name) for o in dataclasses.fields(options)})
 
 
-def _add(
-    group: argparse._ArgumentGroup, option: dataclasses.Field[Any], hint: Any, text: str
-) -> None:
+def _add(group: argparse._ArgumentGroup, option: dataclasses.Field[Any], hint: Any, text: str) -> None:
     """One flag for one field."""
     flag, default = _flag(option.name), option.default
     if option.default_factory is not dataclasses.MISSING:

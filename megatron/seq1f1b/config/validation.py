@@ -98,9 +98,7 @@ def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:
             f"{model.num_attention_heads}; change one, or give --kv-channels"
         )
     if model.num_query_groups is not None and not model.group_query_attention:
-        raise ConfigurationError(
-            f"--num-query-groups {model.num_query_groups} needs --group-query-attention"
-        )
+        raise ConfigurationError(f"--num-query-groups {model.num_query_groups} needs --group-query-attention")
     if model.group_query_attention and model.num_query_groups is None:
         raise ConfigurationError("--group-query-attention needs --num-query-groups")
     groups = model.num_query_groups or model.num_attention_heads
@@ -121,9 +119,7 @@ def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:
 def _check_tensor_parallel(config: Config, ffn_hidden_size: int, num_query_groups: int) -> None:
     tp = config.parallel.tensor_model_parallel_size
     shares = {
-        f"--num-attention-heads {config.model.num_attention_heads}": (
-            config.model.num_attention_heads
-        ),
+        f"--num-attention-heads {config.model.num_attention_heads}": (config.model.num_attention_heads),
         f"--ffn-hidden-size {ffn_hidden_size}": ffn_hidden_size,
         f"--num-query-groups {num_query_groups}": num_query_groups,
     }
@@ -205,8 +201,7 @@ def _schedule(config: Config, num_virtual_stages: int) -> str:
         near = difflib.get_close_matches(asked, SCHEDULE_NAMES, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigurationError(
-            f"--pipeline-schedule {asked} does not exist; {hint}there are "
-            f"{', '.join(SCHEDULE_NAMES)}"
+            f"--pipeline-schedule {asked} does not exist; {hint}there are {', '.join(SCHEDULE_NAMES)}"
         )
     if asked.endswith(".csv") and not Path(asked).is_file():
         raise ConfigurationError(f"--pipeline-schedule {asked}: there is no such file")

@@ -69,9 +69,7 @@ class ChunkedGPTModel(GPTModel):  # type: ignore[misc]
                 cp_group=self.pg_collection.cp,
             )
 
-    def compute_language_model_loss(
-        self, labels: torch.Tensor, logits: torch.Tensor
-    ) -> torch.Tensor:
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of every token over the ids in use, `[batch, sequence]`.
 
         Args:

@@ -55,9 +55,7 @@ def global_parameters(model: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter
         yield name, parameter
 
 
-def _draw(
-    name: str, parameter: torch.nn.Parameter, config: TransformerConfig, seed: int
-) -> torch.Tensor:
+def _draw(name: str, parameter: torch.nn.Parameter, config: TransformerConfig, seed: int) -> torch.Tensor:
     """The whole matrix of a parameter, over all tensor-parallel ranks, float32 on the CPU."""
     shape = list(parameter.shape)
     if getattr(parameter, "tensor_model_parallel", False):

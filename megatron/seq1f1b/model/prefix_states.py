@@ -20,10 +20,21 @@ class UnitLike(Protocol):
     def chunk(self) -> int: ...
 
 
+class KVCachePool:
+    """Gives every step its caches; buffers go from one step to the next."""
+
+    def __init__(self) -> None:
+        self.pool = CachePool()
+
+    def __call__(self, chunks: Sequence[Chunk]) -> KVCaches:
+        """The caches of one step over sequences cut into `chunks`."""
+        return KVCaches(chunks, pool=self.pool)
+
+
 class KVCaches:
     """One `SequenceState` per (virtual stage, microbatch), its buffers from one pool.
 
-    The pool outlives a step, so that steps after the first allocate no cache.
+    The pool outlives the step, so that steps after the first allocate no cache.
     """
 
     def __init__(self, chunks: Sequence[Chunk], *, pool: CachePool) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.errors import ConfigurationError
@@ -19,12 +17,13 @@ from megatron.seq1f1b.runtime.executor import Executor, channels_of
 from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches, SliceBatch
 from megatron.seq1f1b.runtime.program import ForwardStep, MegatronProgram, PrefixStates
 from megatron.seq1f1b.schedule import Action, Plan
+from megatron.seq1f1b.upstream.parallel import pipeline_group, pipeline_rank
 from megatron.seq1f1b.upstream.step import get_model_config
 
 MakePlan = Callable[[int, bool], Plan]
 """(number of microbatches, forward only) to a validated plan with communication."""
 
-MakePrefixStates = Callable[[Plan, Sequence[Chunk]], PrefixStates]
+MakePrefixStates = Callable[[Sequence[Chunk]], PrefixStates]
 
 
 class ChunkedSchedule:
@@ -91,8 +90,8 @@ class ChunkedSchedule:
         iterators = list(data_iterator) if isinstance(data_iterator, Sequence) else [data_iterator]
         config = get_model_config(parts[0])
         plan = self.plan_for(num_microbatches, forward_only=forward_only)
-        prefix_states = self._make_prefix_states(plan, self._chunks)
-        rank = parallel_state.get_pipeline_model_parallel_rank()
+        prefix_states = self._make_prefix_states(self._chunks)
+        rank = pipeline_rank()
         program = MegatronProgram(
             plan=plan,
             rank=rank,
@@ -140,10 +139,8 @@ class ChunkedSchedule:
         if plan.num_stages == 1:
             return None
         if self._channels is None:
-            group = parallel_state.get_pipeline_model_parallel_group()
-            assert isinstance(group, dist.ProcessGroup)
             training_plan = self.plan_for(plan.num_microbatches, forward_only=False)
-            self._channels = Channels(channels_of(training_plan), pipeline_group=group)
+            self._channels = Channels(channels_of(training_plan), pipeline_group=pipeline_group())
         return self._channels
 
 

@@ -164,9 +164,7 @@ class Executor:
             stage_input = self._arriving_inputs.pop(unit).wait()
         return stage_input.requires_grad_(not self._plan.forward_only)
 
-    def _take_backward(
-        self, unit: Unit
-    ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+    def _take_backward(self, unit: Unit) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
         if unit.virtual_stage == self._last_virtual_stage:
             output_grad = None
         elif self._is_local(unit.virtual_stage + 1):
@@ -243,9 +241,4 @@ class Executor:
 
 def channels_of(plan: Plan) -> set[Channel]:
     """Every channel that a plan with communication uses, over all ranks."""
-    return {
-        channel_of(action, plan)
-        for actions in plan.actions
-        for action in actions
-        if action.kind.is_send
-    }
+    return {channel_of(action, plan) for actions in plan.actions for action in actions if action.kind.is_send}

@@ -115,9 +115,7 @@ def _model_parts(run: Run, transformer: TransformerConfig) -> list[torch.nn.Modu
     return [build_model_part(transformer, shape, vp_stage=stage) for stage in stages]
 
 
-def _wrap(
-    part: torch.nn.Module, run: Run, transformer: TransformerConfig
-) -> DistributedDataParallel:
+def _wrap(part: torch.nn.Module, run: Run, transformer: TransformerConfig) -> DistributedDataParallel:
     """The part in its compute precision, inside Megatron-Core's data-parallel wrapper."""
     if not is_cpu_only():
         part.cuda(torch.cuda.current_device())

@@ -75,7 +75,12 @@ class StepMetrics:
 
 
 def gather(
-    run: Run, result: StepResult, *, iteration: int, step_seconds: float, learning_rate: float,
+    run: Run,
+    result: StepResult,
+    *,
+    iteration: int,
+    step_seconds: float,
+    learning_rate: float,
     loss_scale: float,
 ) -> StepMetrics:
     """The step's metrics, equal on every process; one collective."""

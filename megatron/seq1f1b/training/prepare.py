@@ -76,9 +76,7 @@ def prepare(config: Config, *, world_size: int) -> Run:
 
 def model_dimensions(config: Config, layout: Layout, vocab_size: int) -> ModelDimensions:
     """The widths of the model, its vocabulary padded for tensor parallelism."""
-    multiple = (
-        config.model.make_vocab_size_divisible_by * config.parallel.tensor_model_parallel_size
-    )
+    multiple = config.model.make_vocab_size_divisible_by * config.parallel.tensor_model_parallel_size
     return ModelDimensions(
         num_layers=config.model.num_layers,
         hidden_size=config.model.hidden_size,

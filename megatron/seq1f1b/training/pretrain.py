@@ -118,9 +118,7 @@ def _num_parameters(trained: Trained) -> int:
         for parameter in part.parameters():
             is_copy = getattr(parameter, "shared", False)
             is_sharded = getattr(parameter, "tensor_model_parallel", False)
-            if not is_copy and (
-                is_sharded or parallel_state.get_tensor_model_parallel_rank() == 0
-            ):
+            if not is_copy and (is_sharded or parallel_state.get_tensor_model_parallel_rank() == 0):
                 count += parameter.numel()
     total = torch.tensor(count, dtype=torch.long, device=torch.cuda.current_device())
     dist.all_reduce(total, group=parallel_state.get_model_parallel_group())

@@ -9,10 +9,9 @@ from functools import partial
 import torch
 from megatron.core import parallel_state
 
-from megatron.seq1f1b.attention import CachePool
 from megatron.seq1f1b.data import TensorParallelBatches, batches, slice_batch
 from megatron.seq1f1b.data.samples import SampleDataset
-from megatron.seq1f1b.model.prefix_states import KVCaches
+from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.prepare import Run
@@ -36,7 +35,9 @@ class StepResult:
 
 def forward_step(
     data_iterator: Iterator[Mapping[str, torch.Tensor]], model: torch.nn.Module
-) -> tuple[torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]]:
+) -> tuple[
+    torch.Tensor, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]]
+]:
     """Megatron's forward step for a batch or a chunk of one; a stage without data gets none."""
     batch = next(data_iterator) if data_iterator is not None else {}
     output = model(
@@ -64,12 +65,11 @@ def make_forward_backward(run: Run) -> ForwardBackward:
     if run.layout.uses_upstream_schedule:
         upstream: ForwardBackward = get_forward_backward_func()
         return upstream
-    pool = CachePool()
     return ChunkedSchedule(
         make_plan=run.make_plan,
         boundaries=run.boundaries,
         slice_batch=slice_batch,
-        make_prefix_states=lambda plan, chunks: KVCaches(chunks, pool=pool),
+        make_prefix_states=KVCachePool(),
     )
 
 

@@ -1,0 +1,123 @@
+"""What the pipeline benchmarks share: one model under several schedules in one process group.
+
+Every schedule trains the same parameters with the same attention core on the same batches; only
+the function that orders the work differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from megatron.seq1f1b.upstream import install_cpu_support
+
+install_cpu_support()
+
+import torch
+import torch.distributed as dist
+
+from megatron.seq1f1b.config import parse_arguments
+from megatron.seq1f1b.data import DataSettings, build_train_valid_test_datasets
+from megatron.seq1f1b.training.build import Trained, build
+from megatron.seq1f1b.training.distributed import join
+from megatron.seq1f1b.training.prepare import Run, prepare
+from megatron.seq1f1b.training.steps import data_iterators, gradients, make_forward_backward
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Options that every pipeline benchmark has."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    options.add_argument("--microbatches", type=int, default=4, help="m, per step")
+    options.add_argument("--chunks", type=int, default=4, help="k, per sequence")
+    options.add_argument("--seq-length", type=int, default=4096, help="S, tokens")
+    options.add_argument("--layers", type=int, default=8, help="transformer layers")
+    options.add_argument("--hidden", type=int, default=256, help="hidden size")
+    options.add_argument("--heads", type=int, default=4, help="attention heads")
+    options.add_argument("--vocab", type=int, default=511, help="ids")
+    return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A schedule, ready to run steps on the shared model."""
+
+    name: str
+    run: Run
+    trained: Trained
+    forward_backward: Callable[..., object]
+
+    def step(self) -> None:
+        """Forward and backward of one step; no optimizer."""
+        gradients(self.run, self.trained, self.forward_backward, _iterators(self.run))
+
+
+def resolve(options: argparse.Namespace, *, schedule: str, chunks: int, extra: str = "") -> Run:
+    """The run of one schedule over all processes as pipeline stages."""
+    stages = dist.get_world_size()
+    flags = (
+        f"--num-layers {options.layers} --hidden-size {options.hidden} "
+        f"--num-attention-heads {options.heads} --seq-length {options.seq_length} "
+        f"--vocab-size {options.vocab} --position-embedding-type rope --micro-batch-size 1 "
+        f"--global-batch-size {options.microbatches} --train-iters 1 --lr 1e-4 --mock-data "
+        f"--tokenizer-type NullTokenizer --untie-embeddings-and-output-weights --num-workers 0 "
+        f"--pipeline-model-parallel-size {stages} --pipeline-schedule {schedule} "
+        f"--pipe-sp-splits {chunks} {extra}"
+    )
+    return prepare(parse_arguments(flags.split()), world_size=stages)
+
+
+def start() -> None:
+    """Join the processes that torchrun started; one torch thread each on CPU."""
+    torch.set_num_threads(1)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def contestants(runs: dict[str, Run]) -> list[Contestant]:
+    """All runs on one model, built for the first of them."""
+    first = next(iter(runs.values()))
+    join(first.config, first.layout)
+    trained = build(first)
+    return [
+        Contestant(name=name, run=run, trained=trained, forward_backward=make_forward_backward(run))
+        for name, run in runs.items()
+    ]
+
+
+def alternate(entrants: list[Contestant], *, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every step of every entrant, taken in turn; the slowest process counts."""
+    seconds: dict[str, list[float]] = {entrant.name: [] for entrant in entrants}
+    for entrant in entrants:
+        entrant.step()
+    for number in range(rounds):
+        for entrant in entrants if number % 2 == 0 else reversed(entrants):
+            dist.barrier()
+            started_at = time.perf_counter()
+            entrant.step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            slowest = torch.tensor(time.perf_counter() - started_at, dtype=torch.float64)
+            dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+            seconds[entrant.name].append(slowest.item())
+    return seconds
+
+
+def median_ratio(over: list[float], under: list[float]) -> float:
+    """Median of the ratios of paired measurements."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def _iterators(run: Run) -> list[object]:
+    settings = DataSettings(
+        tokenizer=run.tokenizer, seq_length=run.config.training.seq_length, mock_data=True
+    )
+    datasets = build_train_valid_test_datasets(settings, train_samples=run.layout.global_batch_size)
+    return list(data_iterators(run, datasets.train))
