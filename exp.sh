@@ -18,7 +18,7 @@
 #   GPUS_PER_NODE             processes; all GPUs, or PP_SIZE x TP_SIZE without GPUs
 #   SEQ_LENGTH=2048 MICRO_BATCH=1 GLOBAL_BATCH=4 TRAIN_ITER=32
 #   NUM_LAYERS=8 HIDDEN_SIZE=256 NUM_HEADS=4
-#   DATA_PATH                 token files, without .bin and .idx; needs VOCAB_FILE and MERGE_FILE
+#   DATA_PATH                 token files, without .bin and .idx; needs VOCAB_FILE and MERGE_FILE, or flags
 #   SAMPLE_DIR=data/sample    where the sample corpus, its tokenizer and its token files are kept
 #   SAMPLE_MEGABYTES=30       how much text the sample corpus holds
 #   RUN_DIR                   where the run writes; a new folder below runs/
@@ -82,11 +82,12 @@ choose_settings() {
 
 # count_gpus: prints how many CUDA devices torch can use.
 count_gpus() {
+  local number=0
   if nvidia-smi -L >/dev/null 2>&1; then
-    python -c 'import torch; print(torch.cuda.device_count())'
-  else
-    echo 0
+    number=$(python -c 'import torch; print(torch.cuda.device_count())')
+    [ "$number" -gt 0 ] || say "this machine has GPUs, but this torch cannot use them: training on CPU" >&2
   fi
+  echo "$number"
 }
 
 # default_stages: four, or with fewer GPUs the power of two that fits.
@@ -143,8 +144,12 @@ step() {
 
 # train FLAGS...: starts the processes; FLAGS come last and win.
 train() {
-  if [ -z "${VOCAB_FILE:-}" ] || [ -z "${MERGE_FILE:-}" ]; then
-    fail "DATA_PATH=$DATA_PATH needs its tokenizer: VOCAB_FILE=.../vocab.json MERGE_FILE=.../merges.txt"
+  local -a tokenizer=()
+  if [ -n "${VOCAB_FILE:-}" ] && [ -n "${MERGE_FILE:-}" ]; then
+    tokenizer=(--tokenizer-type GPT2BPETokenizer --vocab-file "$VOCAB_FILE" --merge-file "$MERGE_FILE")
+  elif [[ " $* " != *" --tokenizer-type "* ]]; then
+    fail "DATA_PATH=$DATA_PATH needs its tokenizer: VOCAB_FILE=.../vocab.json MERGE_FILE=.../merges.txt," \
+      "or --tokenizer-type and what belongs to it after exp.sh"
   fi
   local -a flags=(
     --num-layers "$NUM_LAYERS" --hidden-size "$HIDDEN_SIZE" --num-attention-heads "$NUM_HEADS"
@@ -153,8 +158,7 @@ train() {
     --micro-batch-size "$MICRO_BATCH" --global-batch-size "$GLOBAL_BATCH" --train-iters "$TRAIN_ITER"
     --lr 2e-3 --min-lr 2e-4 --lr-decay-style cosine --lr-warmup-iters $((TRAIN_ITER / 10))
     --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95 --clip-grad 1.0 --seed 1234
-    --data-path "$DATA_PATH" --split "98,2,0"
-    --tokenizer-type GPT2BPETokenizer --vocab-file "$VOCAB_FILE" --merge-file "$MERGE_FILE"
+    --data-path "$DATA_PATH" --split "98,2,0" "${tokenizer[@]}"
     --tensor-model-parallel-size "$TP_SIZE" --pipeline-model-parallel-size "$PP_SIZE"
     --pipeline-schedule "$SCHEDULE" --pipe-sp-splits "$PP_SP" --pipe-sp-strategy "$PP_SP_STR"
     --log-interval 1 --eval-iters 0 --run-dir "$RUN_DIR"
@@ -191,4 +195,6 @@ suggest_next() {
   echo "  bash tests/run.sh                       # the tests"
 }
 
-main "$@"
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then # not when a test sources the functions
+  main "$@"
+fi

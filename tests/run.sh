@@ -23,8 +23,8 @@ check "lint" ruff check .
 check "format" ruff format --check .
 check "types" mypy
 check "import rules" lint-imports --no-logo
-mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
-check "shell scripts" shellcheck --external-sources "${scripts[@]}"
+mapfile -t scripts < <(find . \( -name .venv -o -name runs -o -name data \) -prune -o -name '*.sh' -print)
+check "shell scripts" shellcheck --external-sources .ci/run "${scripts[@]}"
 
 say "tests"
 status=0

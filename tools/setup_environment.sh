@@ -36,7 +36,6 @@ use_environment() {
   fi
   local current
   current=$(find_python)
-  export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
   if "$current" tools/check_environment.py "${ranges[@]}" >/dev/null; then
     lead_with "$current"
   else

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.house.commands import ROOT
 
 SMALL = {
@@ -58,6 +60,34 @@ def test_data_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     printed = run_exp(tmp_path, DATA_PATH="text_document")
     assert "needs its tokenizer" in printed
     assert "exit status 1" in printed
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tensor", "stages", "processes"),
+    [
+        (0, 1, 4, 4),
+        (0, 2, 4, 8),
+        (1, 1, 1, 1),
+        (3, 1, 2, 2),
+        (6, 1, 4, 4),
+        (8, 1, 4, 8),
+        (8, 2, 4, 8),
+        (12, 1, 4, 8),
+        (16, 1, 4, 16),
+    ],
+)
+def test_stages_and_replicas_fit_the_gpus_and_the_batch(
+    gpus: int, tensor: int, stages: int, processes: int
+) -> None:
+    script = f"""
+        source "{ROOT}/exp.sh"
+        count_gpus() {{ echo {gpus}; }}
+        TP_SIZE={tensor} GLOBAL_BATCH=4
+        choose_settings
+        echo "$PP_SIZE $GPUS_PER_NODE"
+    """
+    printed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == [str(stages), str(processes)]
 
 
 def test_the_head_and_the_manual_name_the_defaults_that_the_code_has() -> None:
