@@ -9,8 +9,9 @@ autograd, whose version check would object to the next chunk's rows.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch.autograd.function import FunctionCtx
 
 from megatron.seq1f1b.attention.backends.base import AttentionBackend
 from megatron.seq1f1b.attention.gradients import KVGradients
@@ -63,7 +64,7 @@ class _ChunkAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -83,7 +84,7 @@ class _ChunkAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, output, log_sum_exp = ctx.saved_tensors
         cache, visibility, softmax_scale, backend = ctx.call
         chunk = visibility.chunk
@@ -111,7 +112,7 @@ class _WholeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -132,7 +133,7 @@ class _WholeAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, log_sum_exp = ctx.saved_tensors
         visibility, softmax_scale, backend = ctx.call
         keys = key.permute(1, 2, 0, 3)

@@ -6,8 +6,9 @@ sequence, `repeat` the query heads that share its keys.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -138,7 +139,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     if dtype not in _INSTRUCTIONS:
         return dtype
     # A release of torch without this function is taken to run where the instructions are missing.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     is_fast = any(capabilities.get(feature) for feature in _INSTRUCTIONS[dtype])
     return dtype if is_fast else torch.float32
 

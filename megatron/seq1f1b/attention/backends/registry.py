@@ -70,12 +70,13 @@ def choose_backend(
     )
     if name not in BACKEND_NAMES and name not in _UNTESTED:
         raise BackendError(f"there is no attention backend {name!r}; there are {', '.join(BACKEND_NAMES)}")
-    refusals = {each: backend.refusal(request) for each, backend in _BACKENDS.items()}
+    refusals: dict[str, str | None] = {**_UNTESTED}
+    refusals |= {each: backend.refusal(request) for each, backend in _BACKENDS.items()}
     able = [each for each, refusal in refusals.items() if refusal is None]
     chosen = able[0] if name == AUTO and able and able[0] != ReferenceBackend.name else name
     if chosen in able:
         return _BACKENDS[chosen]
-    raise BackendError(_explain(name, _UNTESTED | refusals, able))
+    raise BackendError(_explain(name, refusals, able))
 
 
 def _explain(name: str, refusals: dict[str, str | None], able: list[str]) -> str:

@@ -1,0 +1,246 @@
+"""Chunked attention on CPU against one full causal call: time, overhead, packed documents.
+
+    python benchmarks/attention_cpu.py                          # k=4, S=8192, float32, MHA
+    python benchmarks/attention_cpu.py --grid                   # every shape; an hour on one core
+    python benchmarks/attention_cpu.py --overhead --documents
+
+Both sides run in turn in one process, forward and backward through autograd, and each figure is the
+median over rounds of the two times of a round. `ratio` is chunked over full. Each measurement is
+one JSON line and one line to read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from megatron.seq1f1b.attention import (
+    CachePool,
+    DocumentStarts,
+    SequenceState,
+    choose_backend,
+    chunked_attention,
+)
+from megatron.seq1f1b.chunk import chunks_from
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MIN_CHUNK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One layer's attention of one sequence."""
+
+    seq_length: int = 8192
+    chunks: int = 4
+    heads: int = 8
+    groups: int = 8
+    head_dim: int = 64
+    dtype: str = "float32"
+    documents: int = 1
+
+    @property
+    def document_starts(self) -> DocumentStarts | None:
+        """Equal documents, or None for one."""
+        length = self.seq_length // self.documents
+        return None if self.documents == 1 else (tuple(range(0, self.seq_length, length)),)
+
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def make_inputs(shape: Shape) -> Tensors:
+    """Queries, keys, values and the gradient of the output, "sequence 1 heads head_dim"."""
+    return tuple(
+        torch.randn(shape.seq_length, 1, heads, shape.head_dim).to(DTYPES[shape.dtype])
+        for heads in (shape.heads, shape.groups, shape.groups, shape.heads)
+    )
+
+
+def train_step(shape: Shape, inputs: Tensors, pool: CachePool) -> float:
+    """Seconds of forward and backward of the sequence, in `shape.chunks` even chunks."""
+    boundaries = [shape.seq_length * index // shape.chunks for index in range(shape.chunks + 1)]
+    chunks = chunks_from(boundaries)
+    backend = choose_backend("auto", device="cpu", dtype=inputs[0].dtype, head_dim=shape.head_dim)
+    state = SequenceState(
+        pool=pool, seq_length=shape.seq_length, microbatch=0, virtual_stage=0, num_chunks=len(chunks)
+    )
+    pieces = [[rows[chunk.start : chunk.stop].clone() for rows in inputs] for chunk in chunks]
+    started_at = time.perf_counter()
+    outputs = [
+        chunked_attention(
+            *(rows.requires_grad_() for rows in piece[:3]),
+            cache=state.cache(1),
+            chunk=chunk,
+            softmax_scale=shape.head_dim**-0.5,
+            document_starts=shape.document_starts,
+            backend=backend,
+        )
+        for chunk, piece in zip(chunks, pieces, strict=True)
+    ]
+    for output, piece in reversed(list(zip(outputs, pieces, strict=True))):
+        output.backward(piece[3])
+    state.close()
+    return time.perf_counter() - started_at
+
+
+def compare(a: Callable[[], float], b: Callable[[], float], *, rounds: int) -> tuple[float, float, float]:
+    """Median seconds of a and of b, and the median over rounds of a / b; each warms up once."""
+    a(), b()
+    pairs = [(a(), b()) for _ in range(rounds)]
+    first, second = zip(*pairs, strict=True)
+    ratio = statistics.median(one / other for one, other in pairs)
+    return statistics.median(first), statistics.median(second), ratio
+
+
+def report(name: str, result: dict[str, object], sentence: str) -> None:
+    """One JSON line and one to read."""
+    print(json.dumps({"benchmark": name, **result}), flush=True)
+    print(f"  {sentence}", flush=True)
+
+
+def measure_ratio(shape: Shape, *, rounds: int) -> None:
+    """Time of the chunks over that of one full causal call; of documents, over the undivided."""
+    inputs, pool = make_inputs(shape), CachePool()
+    full = replace(shape, chunks=1, documents=1)
+    mine, theirs, ratio = compare(
+        lambda: train_step(shape, inputs, pool), lambda: train_step(full, inputs, pool), rounds=rounds
+    )
+    report(
+        "attention_time" if shape.documents == 1 else "attention_documents",
+        {
+            **vars(shape),
+            "threads": torch.get_num_threads(),
+            "rounds": rounds,
+            "chunked_seconds": round(mine, 4),
+            "full_seconds": round(theirs, 4),
+            "ratio": round(ratio, 4),
+        },
+        f"S={shape.seq_length} k={shape.chunks} {shape.heads}/{shape.groups} heads {shape.dtype} "
+        f"documents={shape.documents}: {mine:.3f} s over {theirs:.3f} s full, ratio {ratio:.3f}",
+    )
+
+
+def measure_overhead(*, rounds: int) -> None:
+    """Extra time of a middle chunk over the plain core where kernels have nothing to compute.
+
+    Processor time of this thread: forward and backward of chunk 1 of 3, minus those of the same
+    tensors as a sequence of their own; `python` leaves out the second pair of kernel calls that the
+    prefix needs, measured alone.
+    """
+    shape = Shape(seq_length=24, heads=4, groups=4, head_dim=16)
+    inputs, pool = make_inputs(shape), CachePool()
+    samples = [
+        (_middle_chunk_seconds(shape, inputs, pool), _plain_seconds(shape, inputs), _kernel_seconds(inputs))
+        for _ in range(rounds)
+    ]
+    chunk, plain, kernel = (1e6 * statistics.median(column) for column in zip(*samples, strict=True))
+    extra = chunk - plain
+    report(
+        "attention_overhead",
+        {
+            "chunk_us": round(chunk, 1),
+            "plain_us": round(plain, 1),
+            "kernel_us": round(kernel, 1),
+            "extra_us": round(extra, 1),
+            "python_us": round(extra - kernel, 1),
+            "rounds": rounds,
+        },
+        f"one chunk adds {extra:.0f} us to the plain core's {plain:.0f} us, "
+        f"{extra - kernel:.0f} us of it without the prefix's own kernel calls",
+    )
+
+
+def _middle_chunk_seconds(shape: Shape, inputs: Tensors, pool: CachePool) -> float:
+    chunks = chunks_from((0, 8, 16, 24))
+    backend = choose_backend("cpu", device="cpu", dtype=torch.float32, head_dim=shape.head_dim)
+    state = SequenceState(pool=pool, seq_length=24, microbatch=0, virtual_stage=0, num_chunks=3)
+    outputs, seconds = [], 0.0
+    for chunk in chunks:
+        piece = [rows[chunk.start : chunk.stop].clone().requires_grad_() for rows in inputs[:3]]
+        started_at = time.thread_time()
+        output = chunked_attention(
+            *piece, cache=state.cache(1), chunk=chunk, softmax_scale=0.25, backend=backend
+        )
+        seconds += (time.thread_time() - started_at) if chunk.index == 1 else 0.0
+        outputs.append(output)
+    for chunk, output in reversed(list(zip(chunks, outputs, strict=True))):
+        grad = inputs[3][chunk.start : chunk.stop]
+        started_at = time.thread_time()
+        output.backward(grad)
+        seconds += (time.thread_time() - started_at) if chunk.index == 1 else 0.0
+    state.close()
+    return seconds
+
+
+def _plain_seconds(shape: Shape, inputs: Tensors) -> float:
+    (chunk,) = chunks_from((0, 8))
+    backend = choose_backend("cpu", device="cpu", dtype=torch.float32, head_dim=shape.head_dim)
+    piece = [rows[:8].clone().requires_grad_() for rows in inputs[:3]]
+    grad = inputs[3][:8]
+    started_at = time.thread_time()
+    output = chunked_attention(*piece, cache=None, chunk=chunk, softmax_scale=0.25, backend=backend)
+    output.backward(grad)
+    return time.thread_time() - started_at
+
+
+def _kernel_seconds(inputs: Tensors) -> float:
+    query, key = (rows[:8].permute(1, 2, 0, 3).contiguous() for rows in inputs[:2])
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+    started_at = time.thread_time()
+    output, log_sum_exp = forward(query, key, key)
+    backward(output, query, key, key, output, log_sum_exp, 0.0, False)
+    return time.thread_time() - started_at
+
+
+def grid() -> list[Shape]:
+    """Every shape the figures name whose chunks have at least `MIN_CHUNK` tokens."""
+    axes = itertools.product(DTYPES, (4096, 8192, 16384), (2, 4, 8), (8, 2))
+    return [
+        Shape(dtype=dtype, seq_length=seq_length, chunks=chunks, groups=groups)
+        for dtype, seq_length, chunks, groups in axes
+        if seq_length // chunks >= MIN_CHUNK
+    ]
+
+
+def main() -> None:
+    """Measure what the command line asks."""
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("--seq-length", type=int, default=8192)
+    options.add_argument("--chunks", type=int, default=4)
+    options.add_argument("--heads", type=int, default=8)
+    options.add_argument("--groups", type=int, default=8)
+    options.add_argument("--dtype", choices=DTYPES, default="float32")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--grid", action="store_true", help="every shape instead of one")
+    options.add_argument("--overhead", action="store_true", help="time per chunk that is not kernels")
+    options.add_argument("--documents", action="store_true", help="16 equal documents in the sequence")
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    shape = Shape(
+        seq_length=arguments.seq_length,
+        chunks=arguments.chunks,
+        heads=arguments.heads,
+        groups=arguments.groups,
+        dtype=arguments.dtype,
+    )
+    if arguments.overhead:
+        measure_overhead(rounds=200 * arguments.rounds)
+    if arguments.documents:
+        measure_ratio(replace(shape, documents=16), rounds=arguments.rounds)
+    if arguments.grid or not (arguments.overhead or arguments.documents):
+        for each in grid() if arguments.grid else [shape]:
+            measure_ratio(each, rounds=arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
