@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from megatron.seq1f1b.errors import Seq1F1BError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_stopped_by: int | None = None
+_is_deferred = False
 
 
 def run_command(command: Callable[[], None]) -> int:
@@ -15,26 +20,75 @@ def run_command(command: Callable[[], None]) -> int:
 
     A SIGTERM unwinds like Ctrl-C does, so that partial files are removed.
     """
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        command()
+        with _stop_signals_raise():
+            command()
     except Seq1F1BError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    except _Terminated:
-        print("terminated; nothing was written", file=sys.stderr)
-        return 143
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    except _Stopped as stop:
+        print(f"\nstopped by {signal.Signals(stop.number).name}; nothing was written", file=sys.stderr)
+        return 128 + stop.number
     return 0
 
 
-class _Terminated(BaseException):
-    """Raised in the main thread on SIGTERM; no `except Exception` may swallow it."""
+def raise_if_stopped() -> None:
+    """Stop if a signal asked for it and has not been heard.
+
+    It was deferred, or its exception was lost where Python ignores exceptions (a callback of a weak
+    reference). Long work looks here before it goes on, and before its results take their names.
+    """
+    if _stopped_by is not None:
+        raise _Stopped(_stopped_by)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise _Terminated
+@contextmanager
+def stops_deferred() -> Iterator[None]:
+    """A stop signal is only noted: code that holds locks must not be left anywhere."""
+    with _deferral(True):
+        yield
+
+
+@contextmanager
+def stops_at_once() -> Iterator[None]:
+    """A stop signal raises even where stops are deferred around: for a read that may wait."""
+    with _deferral(False):
+        raise_if_stopped()
+        yield
+
+
+class _Stopped(BaseException):
+    """A stop signal in the main thread; no `except Exception` may swallow it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _stop_signals_raise() -> Iterator[None]:
+    global _stopped_by
+    _stopped_by = None
+    before = {number: signal.signal(number, _stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    global _stopped_by
+    _stopped_by = number
+    if not _is_deferred:
+        raise _Stopped(number)
+
+
+@contextmanager
+def _deferral(is_deferred: bool) -> Iterator[None]:
+    global _is_deferred
+    before, _is_deferred = _is_deferred, is_deferred
+    try:
+        yield
+    finally:
+        _is_deferred = before

@@ -61,7 +61,7 @@ def batches(
         data_parallel_size=data_parallel_size,
         global_batch_size=global_batch_size,
         consumed_samples=consumed_samples,
-        dataloader_type=DataloaderType(dataloader_type),
+        dataloader_type=DataloaderType.named(dataloader_type),
         seed=seed,
     )
 

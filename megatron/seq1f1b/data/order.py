@@ -11,8 +11,9 @@ layout, which ones they are is not:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
+from itertools import count
 
 import numpy as np
 
@@ -24,6 +25,17 @@ class DataloaderType(Enum):
 
     SINGLE = "single"
     CYCLIC = "cyclic"
+
+    @classmethod
+    def named(cls, name: str) -> DataloaderType:
+        """The type of this name, or an error that lists the names."""
+        try:
+            return cls(name)
+        except ValueError as error:
+            names = ", ".join(kind.value for kind in cls)
+            raise ConfigurationError(
+                f"--dataloader-type {name} does not exist; choose from {names}"
+            ) from error
 
 
 def microbatch_indices(
@@ -52,15 +64,23 @@ def microbatch_indices(
             f"{micro_batch_size} times data-parallel size {data_parallel_size} = {width}"
         )
     _check_supply(num_samples, consumed_samples, global_batch_size, dataloader_type)
-    start = consumed_samples + data_parallel_rank * micro_batch_size
-    stream = _Stream(num_samples=num_samples, dataloader_type=dataloader_type, seed=seed)
-    step_start = consumed_samples
-    while dataloader_type is DataloaderType.CYCLIC or step_start + global_batch_size <= num_samples:
-        for offset in range(0, global_batch_size, width):
-            first = start + offset
+    return _indices(
+        _Stream(num_samples=num_samples, dataloader_type=dataloader_type, seed=seed),
+        step_starts=count(consumed_samples, global_batch_size)
+        if dataloader_type is DataloaderType.CYCLIC
+        else range(consumed_samples, num_samples - global_batch_size + 1, global_batch_size),
+        offsets=range(data_parallel_rank * micro_batch_size, global_batch_size, width),
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def _indices(
+    stream: _Stream, *, step_starts: Iterable[int], offsets: range, micro_batch_size: int
+) -> Iterator[list[int]]:
+    for step_start in step_starts:
+        for offset in offsets:
+            first = step_start + offset
             yield [stream.index(position) for position in range(first, first + micro_batch_size)]
-        start += global_batch_size
-        step_start += global_batch_size
 
 
 def _check_supply(

@@ -91,7 +91,8 @@ class PairWriter:
             with suppress(OSError):  # a full disk fails once more on what is still buffered
                 stream.close()
         for path in (self._bin, self._idx, self._lengths, self._counts):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
     def _write_index(self, stream: BinaryIO) -> None:
         header = IndexHeader(

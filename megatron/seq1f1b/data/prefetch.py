@@ -7,7 +7,7 @@ after a communication library started its threads may hang.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 def prefetched(
     load: Callable[[Key], Item], keys: Iterable[Key], *, num_workers: int, depth: int
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """`load(key)` for each key in order, up to `depth` of them ahead of the caller.
 
     An exception of `load` is raised where its item would have been handed out. With `num_workers`

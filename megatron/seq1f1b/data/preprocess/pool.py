@@ -9,11 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from megatron.seq1f1b.data.command import STOP_SIGNALS, stops_at_once, stops_deferred
 from megatron.seq1f1b.data.preprocess.encode import EncodedBlock, Encoder
 from megatron.seq1f1b.data.preprocess.lines import LineBlock
 from megatron.seq1f1b.errors import DataError
@@ -51,7 +53,8 @@ def encoded_blocks(
         initargs=(None if can_fork else make_encoder,),
     )
     try:
-        yield from _in_order(pool, blocks, depth=_BLOCKS_PER_WORKER * workers)
+        with stops_deferred():
+            yield from _in_order(pool, _read(blocks), depth=_BLOCKS_PER_WORKER * workers)
     except BrokenProcessPool as error:
         raise DataError(
             f"one of {workers} worker processes died, most likely for want of memory; "
@@ -74,13 +77,33 @@ def _in_order(
         yield pending.popleft().result()
 
 
+def _read(blocks: Iterable[LineBlock]) -> Iterator[LineBlock]:
+    """The blocks; reading may wait without end, so there a stop signal counts at once."""
+    iterator = iter(blocks)
+    while True:
+        with stops_at_once():
+            block = next(iterator, None)
+        if block is None:
+            return
+        yield block
+
+
 def _start_worker(make_encoder: Callable[[], Encoder] | None) -> None:
-    """Ctrl-C reaches the whole process group; the parent alone decides what it means."""
+    """Stop signals reach the whole process group; the parent alone decides what they mean."""
     global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if make_encoder is not None:
         _encoder = make_encoder()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its workers, and their queue would never tell them."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _encode(block: LineBlock) -> EncodedBlock:

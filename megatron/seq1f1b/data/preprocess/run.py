@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from megatron.seq1f1b.data.command import raise_if_stopped, stops_deferred
 from megatron.seq1f1b.data.indexed import bin_path, idx_path
 from megatron.seq1f1b.data.pair_writer import PairWriter
 from megatron.seq1f1b.data.preprocess.encode import EncodedBlock, Encoder
@@ -121,8 +122,10 @@ def preprocess(settings: PreprocessSettings) -> Summary:
             raise DataError(_nothing_to_write(settings, skips))
         for writer in writers.values():
             writer.finish()
-        for writer in writers.values():
-            writer.publish()
+        with stops_deferred():
+            raise_if_stopped()
+            for writer in writers.values():
+                writer.publish()
     return Summary(
         num_documents=progress.num_documents,
         num_skipped=skips.count,
@@ -136,6 +139,7 @@ def preprocess(settings: PreprocessSettings) -> Summary:
 def _write_all(encoded: Iterator[EncodedBlock], writers: dict[str, PairWriter], progress: Progress) -> _Skips:
     skips = _Skips()
     for block in encoded:
+        raise_if_stopped()
         for key, documents in block.keys.items():
             writers[key].add(documents.tokens, documents.lengths, documents.sequences_per_document)
         skips.add(block.skipped)

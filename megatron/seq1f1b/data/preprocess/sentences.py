@@ -20,7 +20,7 @@ def sentence_splitter(language: str, *, keep_newlines: bool) -> Splitter:
         ConfigurationError: nltk or its Punkt model of `language` is not installed.
     """
     try:
-        from nltk.tokenize import PunktTokenizer  # type: ignore[import-untyped]
+        from nltk.tokenize import PunktTokenizer
     except ImportError as error:
         raise missing_extra("nltk", extra="data", purpose="--split-sentences") from error
     try:
