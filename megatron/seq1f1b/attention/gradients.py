@@ -63,40 +63,36 @@ class KVGradients:
 
         They share nothing with the accumulators, which may return to their pool right after.
         """
+        dtype = self._key.dtype
         if self._own is None:
             assert self._direct is not None, "a backend adds the gradients of every visible row"
-            key, value = self._direct
-            dtype = self._key.dtype
-            return key.to(dtype).permute(2, 0, 1, 3), value.to(dtype).permute(2, 0, 1, 3)
-        batch, groups, _, head_dim = self._key.shape
-        shape = (2, self._chunk.length, batch, groups, head_dim)
-        own_key, own_value = self._key.new_empty(shape).unbind()
-        own_key.copy_(self._own[0].permute(2, 0, 1, 3))
-        own_value.copy_(self._own[1].permute(2, 0, 1, 3))
-        return own_key, own_value
+            both = [direct.to(dtype) for direct in self._direct]
+        elif self._direct is None:
+            both = [own.to(dtype, copy=True) for own in self._own]
+        else:
+            sums = zip(self._own, self._direct, strict=True)
+            both = [torch.add(own, direct).to(dtype) for own, direct in sums]
+        return both[0].permute(2, 0, 1, 3), both[1].permute(2, 0, 1, 3)
 
     def _add_prefix(self, start: int, gradients: KeyAndValue, batch: slice) -> None:
         assert self._accumulators is not None, "a chunk with a prefix has accumulators"
         _add(self._accumulators, start, gradients, batch)
 
     def _add_own(self, start: int, gradients: KeyAndValue, batch: slice) -> None:
+        covers_chunk = gradients[0].shape[2] == self._chunk.length and batch == ALL_ROWS
+        if covers_chunk and self._direct is None:
+            self._direct = gradients
+            return
         if self._own is None:
-            covers_chunk = gradients[0].shape[2] == self._chunk.length and batch == ALL_ROWS
-            if self._direct is None and covers_chunk:
-                self._direct = gradients
-                return
             self._own = self._make_own()
         _add(self._own, start, gradients, batch)
 
     def _make_own(self) -> KeyAndValue:
         """Where the last chunk, which has no rows in the accumulators, sums several pieces."""
         batch, groups, _, head_dim = self._key.shape
+        shape = (2, batch, groups, self._chunk.length, head_dim)
         dtype = torch.promote_types(self._key.dtype, torch.float32)
-        key, value = self._key.new_zeros(
-            (2, batch, groups, self._chunk.length, head_dim), dtype=dtype
-        ).unbind()
-        if self._direct is not None:
-            _add((key, value), 0, self._direct, ALL_ROWS)
+        key, value = self._key.new_zeros(shape, dtype=dtype).unbind()
         return key, value
 
 

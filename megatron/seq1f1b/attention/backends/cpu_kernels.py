@@ -33,6 +33,7 @@ class SpanCall(NamedTuple):
     """
 
     heads: int
+    is_folded: bool
     is_causal: bool = False
     mask: torch.Tensor | None = None
 
@@ -49,9 +50,9 @@ class SpanCall(NamedTuple):
             attn_mask=self.mask,
             scale=scale,
         )
-        if self.heads == query.shape[1]:
-            return output, log_sum_exp
-        return output.reshape(query.shape), log_sum_exp.reshape(query.shape[:3])
+        if self.is_folded:
+            return output.reshape(query.shape), log_sum_exp.reshape(query.shape[:3])
+        return output, log_sum_exp
 
     def backward(
         self,
@@ -80,16 +81,15 @@ class SpanCall(NamedTuple):
             attn_mask=self.mask,
             scale=scale,
         )
-        if self.heads != query.shape[1]:
+        if self.is_folded:
             grad_query = grad_query.reshape(query.shape)
         return grad_query, _sum_heads(grad_key), _sum_heads(grad_value)
 
     def _fold(self, rows: torch.Tensor) -> torch.Tensor:
         """Fold "lanes repeat rows ..." to "lanes heads repeat/heads*rows ..."."""
-        lanes, repeat = rows.shape[:2]
-        if self.heads == repeat:
+        if not self.is_folded:
             return rows
-        return rows.reshape(lanes, self.heads, -1, *rows.shape[3:])
+        return rows.reshape(rows.shape[0], self.heads, -1, *rows.shape[3:])
 
     def _repeat(self, rows: torch.Tensor) -> torch.Tensor:
         return rows if self.heads == 1 else rows.expand(-1, self.heads, -1, -1)
@@ -97,13 +97,14 @@ class SpanCall(NamedTuple):
 
 def call_for(span: Span, block: Block, query: torch.Tensor, window: int | None) -> SpanCall:
     """The call that serves a span of the block's queries, "lanes repeat rows head_dim"."""
-    lanes, repeat = query.shape[:2]
+    repeat = query.shape[1]
     if span.shape is Shape.RECTANGLE:
-        return SpanCall(_heads_apart(lanes, repeat))
+        heads = 1 if repeat == 1 else _heads_apart(query.shape[0], repeat)
+        return SpanCall(heads, is_folded=heads < repeat)
     if span.shape is Shape.TRIANGLE:
-        return SpanCall(repeat, is_causal=True)
+        return SpanCall(repeat, is_folded=False, is_causal=True)
     assert window is not None, "only a window makes bands"
-    return SpanCall(repeat, mask=_band_mask(span, block, window, query))
+    return SpanCall(repeat, is_folded=False, mask=_band_mask(span, block, window, query))
 
 
 def merge(parts: list[tuple[torch.Tensor, torch.Tensor]], output: torch.Tensor) -> torch.Tensor:
