@@ -23,15 +23,18 @@ REQUIREMENTS = [
     "tqdm>=4.66",
 ]
 
+DATA_FORMATS = ["nltk>=3.9", "sentencepiece>=0.2", "zstandard>=0.22"]
+
 EXTRAS = {
     # Optional kernels for NVIDIA GPUs. Apex is not listed: the package of that name in the index is
     # something else. NVIDIA's containers bring the real one, which is used where it can be imported.
     "gpu": ["flash-attn>=2.7", "transformer-engine[pytorch]>=2.9"],
-    "data": ["datasets>=3", "nltk>=3.9", "regex", "sentencepiece>=0.2", "zstandard>=0.22"],
+    "data": [*DATA_FORMATS, "datasets>=3", "regex"],
     "hf": ["safetensors>=0.4", "transformers>=4.48"],
     "viz": ["matplotlib>=3.8"],
     "wandb": ["wandb>=0.18"],
     "dev": [
+        *DATA_FORMATS,  # tests read and write these
         "hypothesis>=6.100",
         "import-linter>=2.5",
         "mypy>=1.18",
