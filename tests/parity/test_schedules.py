@@ -21,6 +21,7 @@ SEQ1F1B = "--pipeline-schedule seq1f1b --pipe-sp-splits"
 INTERLEAVED = (
     "--pipeline-schedule seq1f1b-interleaved --num-layers-per-virtual-pipeline-stage 1 --pipe-sp-splits"
 )
+ZERO_BUBBLE = "--pipeline-schedule seq1f1b-zb --pipe-sp-splits"
 EVEN = "--pipe-sp-strategy average"
 
 BY_WORLD_SIZE = {
@@ -41,6 +42,9 @@ BY_WORLD_SIZE = {
         f"{PP2} {INTERLEAVED} 1",
         f"{PP2} {INTERLEAVED} 2",
         f"{PP2} {INTERLEAVED} 4",
+        f"{PP2} {ZERO_BUBBLE} 1",
+        f"{PP2} {ZERO_BUBBLE} 2",
+        f"{PP2} {ZERO_BUBBLE} 4",
         f"{PP2} --pipeline-schedule interleaved --num-layers-per-virtual-pipeline-stage 1",
     ),
     4: (
@@ -58,6 +62,12 @@ BY_WORLD_SIZE = {
         f"{TP2_PP2} {SEQ1F1B} 2",
         f"{TP2_PP2} {SEQ1F1B} 4",
         f"{TP2_PP2} {INTERLEAVED} 2",
+        f"{PP4} {INTERLEAVED} 2",
+        f"{PP4} {ZERO_BUBBLE} 1",
+        f"{PP4} {ZERO_BUBBLE} 4",
+        f"{PP4} {ZERO_BUBBLE} 4 --global-batch-size 2",
+        f"{PP2} {ZERO_BUBBLE} 2 --overlap-grad-reduce",
+        f"{TP2_PP2} {ZERO_BUBBLE} 2",
     ),
 }
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}

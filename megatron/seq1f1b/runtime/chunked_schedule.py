@@ -6,14 +6,15 @@ microbatches is made, checked and given its communication once, and then execute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import torch
 
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.runtime.channels import Channels
-from megatron.seq1f1b.runtime.executor import Executor, channels_of
+from megatron.seq1f1b.runtime.executor import Executor, MessageShape, channels_of
 from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches, SliceBatch
 from megatron.seq1f1b.runtime.program import ForwardStep, MegatronProgram, PrefixStates
 from megatron.seq1f1b.schedule import Action, Plan
@@ -88,13 +89,11 @@ class ChunkedSchedule:
         )
         parts = list(model) if isinstance(model, Sequence) else [model]
         iterators = list(data_iterator) if isinstance(data_iterator, Sequence) else [data_iterator]
-        config = get_model_config(parts[0])
         plan = self.plan_for(num_microbatches, forward_only=forward_only)
         prefix_states = self._make_prefix_states(self._chunks)
-        rank = pipeline_rank()
         program = MegatronProgram(
             plan=plan,
-            rank=rank,
+            rank=pipeline_rank(),
             chunks=self._chunks,
             parts=parts,
             microbatches=[
@@ -104,23 +103,25 @@ class ChunkedSchedule:
             forward_step_func=forward_step_func,
             prefix_states=prefix_states,
         )
-        Executor(
+        self._execute(plan, program, _message_maker(parts[0], micro_batch_size))
+        prefix_states.check_empty()
+        if not forward_only:
+            _finalize(parts, program, force_all_reduce)
+        return program.losses()
+
+    def _execute(self, plan: Plan, program: MegatronProgram, new_message: MessageShape) -> None:
+        executor = Executor(
             plan=plan,
-            rank=rank,
+            rank=pipeline_rank(),
             chunks=self._chunks,
             program=program,
             channels=self._open_channels(plan),
-            new_message=_message_maker(config, micro_batch_size, parts[0]),
+            new_message=new_message,
             observe=self.observe,
-        ).run()
-        prefix_states.check_empty()
-        if config.finalize_model_grads_func is not None and not forward_only:
-            config.finalize_model_grads_func(
-                parts,
-                program.num_tokens if config.calculate_per_token_loss else None,
-                force_all_reduce=force_all_reduce,
-            )
-        return program.losses()
+        )
+        gradients = torch.no_grad() if plan.forward_only else nullcontext()
+        with gradients, program.running():
+            executor.run()
 
     def close(self) -> None:
         """Give the channels back."""
@@ -153,18 +154,27 @@ def _refuse(**asked: bool) -> None:
         )
 
 
-def _message_maker(
-    config: object, micro_batch_size: int, part: torch.nn.Module
-) -> Callable[[Chunk], torch.Tensor]:
+def _finalize(
+    parts: Sequence[torch.nn.Module], program: MegatronProgram, force_all_reduce: bool | None
+) -> None:
+    """Megatron-Core's reductions over data, tensor and embedding groups, where they are set."""
+    config = get_model_config(parts[0])
+    if config.finalize_model_grads_func is not None:
+        config.finalize_model_grads_func(
+            parts,
+            program.num_tokens if config.calculate_per_token_loss else None,
+            force_all_reduce=force_all_reduce,
+        )
+
+
+def _message_maker(part: torch.nn.Module, micro_batch_size: int) -> MessageShape:
     """Buffers for a chunk's hidden states: [tokens / tensor-sequence parallelism, batch, hidden]."""
-    values: Mapping[str, object] = vars(config)
-    shards = int(str(values["tensor_model_parallel_size"])) if values["sequence_parallel"] else 1
-    hidden_size = int(str(values["hidden_size"]))
-    dtype = values["pipeline_dtype"]
+    config = get_model_config(part)
+    shards = config.tensor_model_parallel_size if config.sequence_parallel else 1
     device = next(part.parameters()).device
 
     def new_message(chunk: Chunk) -> torch.Tensor:
-        shape = (chunk.length // shards, micro_batch_size, hidden_size)
-        return torch.empty(shape, dtype=dtype, device=device)  # type: ignore[call-overload]
+        shape = (chunk.length // shards, micro_batch_size, config.hidden_size)
+        return torch.empty(shape, dtype=config.pipeline_dtype, device=device)
 
     return new_message

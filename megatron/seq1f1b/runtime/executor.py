@@ -63,11 +63,8 @@ class StageProgram(Protocol):
         """The unit's forward (forward-only plans) or backward is done."""
 
 
-class MessageShape(Protocol):
-    """An empty tensor that fits the message of a chunk between two virtual stages."""
-
-    def __call__(self, chunk: Chunk) -> torch.Tensor:
-        """A new buffer: [chunk length / tensor-sequence parallelism, batch, hidden]."""
+MessageShape = Callable[[Chunk], torch.Tensor]
+"""A new buffer for a chunk's message: [length / tensor-sequence parallelism, batch, hidden]."""
 
 
 class Executor:

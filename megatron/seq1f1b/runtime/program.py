@@ -9,7 +9,7 @@ that what is averaged per chunk (auxiliary losses) is weighted by its share of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -19,6 +19,7 @@ from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.runtime.executor import Unit
 from megatron.seq1f1b.runtime.microbatches import Microbatches
 from megatron.seq1f1b.schedule import ActionKind, Plan
+from megatron.seq1f1b.upstream.split_linear import WeightGradients, split_backward
 from megatron.seq1f1b.upstream.step import custom_backward, forward_step, get_model_config
 
 LossFunction = Callable[..., tuple[object, ...]]
@@ -42,7 +43,7 @@ class PrefixStates(Protocol):
 
 
 class MegatronProgram:
-    """F and B of the model parts of one pipeline rank, for one step."""
+    """F, B, I and W of the model parts of one pipeline rank, for one step."""
 
     def __init__(
         self,
@@ -64,7 +65,9 @@ class MegatronProgram:
         self._config = get_model_config(parts[0])
         self._logs: dict[int, list[Mapping[str, torch.Tensor]]] = {}
         self.num_tokens = torch.zeros((), dtype=torch.long)
-        self._gradient_sync = _GradientSync(parts, last_backwards(plan, rank))
+        self._is_split = any(action.kind is ActionKind.W for action in plan.actions[rank])
+        self._weight_gradients = WeightGradients()
+        self._gradient_sync = _GradientSync(parts, plan, rank)
 
     def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
         """The stage's output, or on the last virtual stage the chunk's share of the loss."""
@@ -101,11 +104,11 @@ class MegatronProgram:
         output_grad: torch.Tensor | None,
     ) -> torch.Tensor | None:
         """Gradients of the part's weights accumulate; returns the gradient of its input."""
-        self._gradient_sync.before_backward(unit)
-        if output_grad is None and self._config.grad_scale_func is not None:
-            output = self._config.grad_scale_func(output)
-        custom_backward(output, output_grad)
-        return None if stage_input is None else stage_input.grad
+        if self._is_split:
+            input_grad = self.backward_input(unit, stage_input, output, output_grad)
+            self.backward_weight(unit)
+            return input_grad
+        return self._run_backward(unit, stage_input, output, output_grad)
 
     def backward_input(
         self,
@@ -114,12 +117,35 @@ class MegatronProgram:
         output: torch.Tensor,
         output_grad: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Not split yet."""
-        raise ConfigurationError(f"plan {self._plan.name} splits backward, which cannot run yet")
+        """The gradient of the part's input; products of its linear layers' weights wait."""
+        with self._weight_gradients.collect(unit):
+            return self._run_backward(unit, stage_input, output, output_grad)
 
     def backward_weight(self, unit: Unit) -> None:
-        """Not split yet."""
-        raise ConfigurationError(f"plan {self._plan.name} splits backward, which cannot run yet")
+        """The weights' gradients that `backward_input` left for this unit."""
+        is_last = self._gradient_sync.last_weight.get(unit.virtual_stage) == unit
+        self._weight_gradients.run(unit, is_last=is_last)
+
+    def _run_backward(
+        self,
+        unit: Unit,
+        stage_input: torch.Tensor | None,
+        output: torch.Tensor,
+        output_grad: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        self._gradient_sync.before_backward(unit)
+        if output_grad is None and self._config.grad_scale_func is not None:
+            output = self._config.grad_scale_func(output)
+        custom_backward(output, output_grad)
+        return None if stage_input is None else stage_input.grad
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within, the model parts compute as the plan's actions need it."""
+        with ExitStack() as stack:
+            if self._is_split:
+                stack.enter_context(split_backward(self._parts, self._weight_gradients))
+            yield
 
     def finish(self, unit: Unit) -> None:
         """Release the microbatch's KV cache after its last unit."""
@@ -162,34 +188,32 @@ class MegatronProgram:
         return step
 
 
-def last_backwards(plan: Plan, rank: int) -> dict[int, Unit]:
-    """For every virtual stage of a rank, the unit that completes its weights' gradients."""
-    last: dict[int, Unit] = {}
-    for kind, *unit in plan.actions[rank]:
-        if kind in (ActionKind.B, ActionKind.W):
-            last[unit[0]] = Unit(*unit)
-    return last
-
-
 class _GradientSync:
     """Holds back the data-parallel reduction of each part until its last backward.
 
     With overlapped reduction Megatron-Core's DDP starts to reduce a bucket when all its gradients
-    have been computed once, so it must know which backward is the last.
+    have been computed once, so it must know which backward is the last. Where backward is split,
+    that is the last I; of the weight gradients that wait, only the last W's is shown to DDP.
     """
 
-    def __init__(self, parts: Sequence[torch.nn.Module], last: Mapping[int, Unit]) -> None:
-        self._last = last
+    def __init__(self, parts: Sequence[torch.nn.Module], plan: Plan, rank: int) -> None:
+        self._last_backward = _last_units(plan, rank, ActionKind.B, ActionKind.I)
+        self.last_weight = _last_units(plan, rank, ActionKind.B, ActionKind.W)
         self._held: dict[int, AbstractContextManager[object]] = {}
-        for virtual_stage, part in zip(sorted(last), parts, strict=bool(last)):
-            no_sync = getattr(part, "no_sync", nullcontext)
+        for virtual_stage in self._last_backward:
+            no_sync = getattr(parts[plan.model_part_of(virtual_stage)], "no_sync", nullcontext)
             self._held[virtual_stage] = no_sync()
             self._held[virtual_stage].__enter__()
 
     def before_backward(self, unit: Unit) -> None:
         """Let the part reduce its gradients if `unit` is its last backward."""
-        if self._last.get(unit.virtual_stage) == unit:
+        if self._last_backward.get(unit.virtual_stage) == unit:
             self._held.pop(unit.virtual_stage).__exit__(None, None, None)
+
+
+def _last_units(plan: Plan, rank: int, *kinds: ActionKind) -> dict[int, Unit]:
+    """For every virtual stage of a rank, the unit of its last action of these kinds."""
+    return {action.virtual_stage: Unit(*action[1:]) for action in plan.actions[rank] if action.kind in kinds}
 
 
 def _sum_logs(logs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
