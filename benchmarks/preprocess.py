@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import python_bpe
@@ -57,29 +59,34 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     command = ["preprocess_data.py", "--input", str(corpus), "--output-prefix", str(folder / "tool"), *files]
     command += ["--tokenizer-type", "GPT2BPETokenizer", "--json-keys", JSON_KEY, "--append-eod"]
     command += ["--workers", str(arguments.workers)]
-    seconds = [_timed_tool(command) for _ in range(arguments.repeats)]
-    started_at = time.perf_counter()
-    python_bpe.prepare(
-        corpus,
-        folder / "loop",
-        json_key=JSON_KEY,
-        vocab_file=vocab,
-        merge_file=merges,
-        workers=arguments.workers,
+    runs = [_timed(lambda: _tool(*command)) for _ in range(arguments.repeats)]
+    loop = _timed(
+        lambda: python_bpe.prepare(
+            corpus,
+            folder / "loop",
+            json_key=JSON_KEY,
+            vocab_file=vocab,
+            merge_file=merges,
+            workers=arguments.workers,
+        )
     )
-    loop_seconds = time.perf_counter() - started_at
-    tool_seconds = statistics.median(seconds)
+    tool_seconds = statistics.median(run.seconds for run in runs)
+    tool_cpu_seconds = statistics.median(run.cpu_seconds for run in runs)
     return {
         "megabytes": round(megabytes, 1),
         "workers": arguments.workers,
         "cores": os.cpu_count(),
         "machine": platform.machine(),
+        "load_average": os.getloadavg()[0],
         "vocabulary": source,
-        "tool_seconds": [round(value, 2) for value in seconds],
+        "tool_seconds": [round(run.seconds, 2) for run in runs],
+        "tool_cpu_seconds": round(tool_cpu_seconds, 2),
         "tool_megabytes_per_second": round(megabytes / tool_seconds, 2),
-        "loop_seconds": round(loop_seconds, 2),
-        "loop_megabytes_per_second": round(megabytes / loop_seconds, 2),
-        "ratio": round(loop_seconds / tool_seconds, 2),
+        "loop_seconds": round(loop.seconds, 2),
+        "loop_cpu_seconds": round(loop.cpu_seconds, 2),
+        "loop_megabytes_per_second": round(megabytes / loop.seconds, 2),
+        "ratio": round(loop.seconds / tool_seconds, 2),
+        "cpu_ratio": round(loop.cpu_seconds / tool_cpu_seconds, 2),
         "same_bytes": all(
             filecmp.cmp(folder / f"tool_{JSON_KEY}_document.{end}", folder / f"loop.{end}", shallow=False)
             for end in ("bin", "idx")
@@ -95,10 +102,20 @@ def _vocabulary(arguments: argparse.Namespace, corpus: Path, folder: Path) -> tu
     return "trained on the corpus", folder / "vocab.json", folder / "merges.txt"
 
 
-def _timed_tool(command: list[str]) -> float:
-    started_at = time.perf_counter()
-    _tool(*command)
-    return time.perf_counter() - started_at
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long something took, and how much of all cores."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all processes together: comparable even where other work shares the cores."""
+
+
+def _timed(work: Callable[[], None]) -> Timing:
+    before, started_at = os.times(), time.perf_counter()
+    work()
+    after, seconds = os.times(), time.perf_counter() - started_at
+    return Timing(seconds=seconds, cpu_seconds=sum(after[:4]) - sum(before[:4]))
 
 
 def _tool(name: str, *words: str) -> None:

@@ -23,7 +23,7 @@ class PythonBPE:
     """Byte-level BPE, word by word."""
 
     def __init__(self, vocab_file: Path, merge_file: Path) -> None:
-        import regex
+        import regex  # type: ignore[import-untyped,unused-ignore]
 
         self.ids: dict[str, int] = json.loads(vocab_file.read_text(encoding="utf-8"))
         lines = merge_file.read_text(encoding="utf-8").split("\n")

@@ -13,7 +13,7 @@ from tests.cli.preprocessing import TOOL, Run
 
 @pytest.fixture
 def preprocess(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs tools/preprocess_data.py in this process, in an empty folder; its status and all that it printed."""
+    """Runs tools/preprocess_data.py in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run_tool(*words: object) -> tuple[int, str]:

@@ -9,7 +9,8 @@ from megatron.seq1f1b.data.indexed import IndexedFiles
 from tests.data.corpora import MERGE_FILE, VOCAB_FILE
 
 TOOL = Path(__file__).parents[2] / "tools" / "preprocess_data.py"
-BPE_FLAGS = ["--tokenizer-type", "GPT2BPETokenizer", "--vocab", VOCAB_FILE, "--merge-file", MERGE_FILE]
+BPE_FLAGS = ["--tokenizer-type", "GPT2BPETokenizer", "--vocab", str(VOCAB_FILE)]
+BPE_FLAGS += ["--merge-file", str(MERGE_FILE)]
 NULL_FLAGS = ["--tokenizer-type", "NullTokenizer", "--vocab-size", "1000"]
 
 Run = Callable[..., tuple[int, str]]

@@ -12,7 +12,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "make_sample_corpus.py"
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, TOOL, "--output", "corpus.jsonl", *words]
+    command = [sys.executable, str(TOOL), "--output", "corpus.jsonl", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -38,7 +38,11 @@ def test_published_command_from_another_folder(tmp_path: Path) -> None:
         "--chunk-size 25 --append-eod"
     )
     run = subprocess.run(
-        [sys.executable, TOOL, *command.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, str(TOOL), *command.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert "8 documents" in run.stdout
@@ -69,7 +73,7 @@ def test_order_is_that_of_the_input(tmp_path: Path, workers: int, chunk_size: in
     write_json_lines(tmp_path / "in.jsonl", [{"text": number} for number in numbers])
     flags = ["--workers", str(workers), "--chunk-size", str(chunk_size), *NULL_FLAGS]
     subprocess.run(
-        [sys.executable, TOOL, "--input", "in.jsonl", "--output-prefix", "out", *flags],
+        [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-prefix", "out", *flags],
         cwd=tmp_path,
         check=True,
         capture_output=True,
@@ -115,7 +119,15 @@ def test_patterns_and_compressed_files_in_their_order(preprocess: Run, tmp_path:
 
 
 def test_standard_input(tmp_path: Path) -> None:
-    command = [sys.executable, TOOL, "--input", "-", "--output-prefix", tmp_path / "out", *NULL_FLAGS]
+    command = [
+        sys.executable,
+        str(TOOL),
+        "--input",
+        "-",
+        "--output-prefix",
+        str(tmp_path / "out"),
+        *NULL_FLAGS,
+    ]
     subprocess.run(command, input=b'{"text": "1"}\n{"text": "2"}', check=True, capture_output=True)
     assert documents_of(tmp_path / "out_text_document") == [[1], [2]]
 
@@ -187,7 +199,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
         )
         run = subprocess.run(
-            [sys.executable, "-c", code, sys.executable, TOOL, *words],
+            [sys.executable, "-c", code, sys.executable, str(TOOL), *words],
             cwd=tmp_path,
             check=True,
             capture_output=True,

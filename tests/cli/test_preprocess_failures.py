@@ -63,7 +63,7 @@ def test_bad_line_in_a_worker_is_refused_alike(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(b"".join(lines))
     flags = ["--workers", "3", "--chunk-size", "5", *NULL_FLAGS]
     run = subprocess.run(
-        [sys.executable, TOOL, "--input", "in.jsonl", "--output-prefix", "out", *flags],
+        [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-prefix", "out", *flags],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -136,7 +136,7 @@ def test_full_disk_leaves_the_earlier_pair(tmp_path: Path, workers: str) -> None
     (tmp_path / "out_text_document.bin").write_text("earlier")
     flags = ["--workers", workers, *NULL_FLAGS]
     run = subprocess.run(
-        [sys.executable, TOOL, "--input", "in.jsonl", "--output-prefix", "out", *flags],
+        [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-prefix", "out", *flags],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -153,7 +153,7 @@ def test_full_disk_leaves_the_earlier_pair(tmp_path: Path, workers: str) -> None
 @contextmanager
 def waiting_run(folder: Path, *, workers: str) -> Iterator[subprocess.Popen[str]]:
     """A run in a process group of its own that has begun and waits for more input."""
-    command = [sys.executable, TOOL, "--input", "-", "--output-prefix", "out", "--workers", workers]
+    command = [sys.executable, str(TOOL), "--input", "-", "--output-prefix", "out", "--workers", workers]
     with subprocess.Popen(
         [*command, "--chunk-size", "1", *NULL_FLAGS],
         cwd=folder,
@@ -196,7 +196,7 @@ def test_killed_run_leaves_no_process_and_no_pair(tmp_path: Path) -> None:
         process.communicate(timeout=60)  # ends when the last worker has closed the pipe
     assert not list(tmp_path.glob("*.bin"))
     write_json_lines(tmp_path / "in.jsonl", [{"text": "1"}])
-    command = [sys.executable, TOOL, "--input", "in.jsonl", "--output-prefix", "out", *NULL_FLAGS]
+    command = [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-prefix", "out", *NULL_FLAGS]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "in.jsonl",

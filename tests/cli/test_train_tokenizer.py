@@ -18,7 +18,7 @@ TEXTS = ["def f(x):\n    return x  # naïve 日本\n" * 3, "the theory of the ot
 
 
 def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, TOOL, "--input", "in.jsonl", "--output-dir", "bpe", *words]
+    command = [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-dir", "bpe", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

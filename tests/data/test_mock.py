@@ -67,5 +67,7 @@ def test_vocabulary_without_its_end_is_refused() -> None:
         mock(vocab_size=10, eod=10)
 
 
-def test_index_past_the_end_stops_an_iteration() -> None:
-    assert len(list(mock(num_samples=3))) == 3
+def test_index_past_the_end() -> None:
+    dataset = mock(num_samples=3)
+    with pytest.raises(IndexError, match="sample 3 of a mock dataset of 3"):
+        dataset[3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,14 +92,14 @@ def test_gpt2_cut_at_long_white_space_changes_nothing(monkeypatch: pytest.Monkey
             self._encoding = encoding
             self._calls = 0
 
-        def encode_to_numpy(self, text: str, **options: object) -> np.ndarray:
+        def encode_to_numpy(self, text: str, *, disallowed_special: tuple[str, ...]) -> np.ndarray:
             self._calls += 1
             if self._calls == 1:
                 raise ValueError("too long")
-            return self._encoding.encode_to_numpy(text, **options)
+            return self._encoding.encode_to_numpy(text, disallowed_special=disallowed_special)
 
     space = "[\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]"
-    monkeypatch.setattr(module, "_LONG_WHITE_SPACE", module.re.compile(f"{space}{{2,}}(?=[^{space[1:]})"))
+    monkeypatch.setattr(module, "_LONG_WHITE_SPACE", re.compile(f"{space}{{2,}}(?=[^{space[1:]})"))
     for text in ("a  b", "a \n\n b   c\t\td  ", "  x", "\x1c\x1c y", "a\u3000\u3000b"):
         ours = gpt2()
         ours._codec._encoding = Failing(ours._codec._encoding)  # type: ignore[attr-defined]
