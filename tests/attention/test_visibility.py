@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from megatron.seq1f1b.attention import DocumentStarts
+from megatron.seq1f1b.errors import DataError
 from tests.attention.problem import Problem, assert_close, chunked, exact, make_problem
 
 BOUNDARIES = (0, 20, 31, 37)
@@ -72,3 +73,15 @@ def test_low_precision_windows_and_documents() -> None:
         document_starts=documents,
     )
     assert_close(chunked(problem, (0, 200, 512), backend="cpu"), exact(problem), tolerance=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("documents", "names"),
+    [(((0, 7),), "1 sequences, but the microbatch has 2"), (((0,), (3,)), "sequence 1 starts at")],
+)
+def test_documents_that_do_not_describe_the_sequences_are_refused(
+    documents: DocumentStarts, names: str
+) -> None:
+    problem = make_problem(document_starts=documents)
+    with pytest.raises(DataError, match=names):
+        chunked(problem, BOUNDARIES, backend="cpu")

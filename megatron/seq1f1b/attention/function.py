@@ -18,6 +18,7 @@ from megatron.seq1f1b.attention.gradients import KVGradients
 from megatron.seq1f1b.attention.spans import DocumentStarts, Visibility
 from megatron.seq1f1b.attention.state import KVCache
 from megatron.seq1f1b.chunk import Chunk
+from megatron.seq1f1b.errors import DataError
 
 
 def chunked_attention(
@@ -50,8 +51,11 @@ def chunked_attention(
         "chunk batch heads head_dim", contiguous.
 
     Raises:
+        DataError: `document_starts` does not describe these sequences.
         StepError: the prefix is not in the cache, or a backward runs out of order.
     """
+    if document_starts is not None:
+        _check_documents(document_starts, num_sequences=query.shape[1])
     visibility = Visibility(chunk=chunk, window=window, document_starts=document_starts)
     if chunk.count == 1:
         return _WholeAttention.apply(query, key, value, visibility, softmax_scale, backend)
@@ -150,6 +154,19 @@ class _WholeAttention(torch.autograd.Function):
             gradients=gradients,
         )
         return grad_query, *gradients.finish(), None, None, None
+
+
+def _check_documents(document_starts: DocumentStarts, *, num_sequences: int) -> None:
+    if len(document_starts) != num_sequences:
+        raise DataError(
+            f"document_starts describes {len(document_starts)} sequences, but the microbatch has "
+            f"{num_sequences}; give one tuple of positions for each"
+        )
+    for row, starts in enumerate(document_starts):
+        if not starts or starts[0] != 0:
+            raise DataError(
+                f"the first document of sequence {row} starts at {starts[:1]}; it must start at 0"
+            )
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
