@@ -1,7 +1,8 @@
 """The yardstick of benchmarks/preprocess.py: GPT-2's BPE as a plain loop in Python.
 
-One document at a time, a table of merge ranks, a cache of words: the way tokenizing was done before
-libraries did it. It writes its own files, so that equal bytes mean something.
+One document at a time, each word mapped to letters, merged by a table of ranks with a cache of merged
+words, and looked up token by token: GPT-2's published way, which Megatron's tool used. It writes its
+own files, so that equal bytes mean something.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ class PythonBPE:
         self._ranks = {pair: rank for rank, pair in enumerate(pairs)}
         self._words = regex.compile(PATTERN)
         self._letters = _letters()
-        self._cache: dict[str, list[int]] = {}
+        self._cache: dict[str, list[str]] = {}
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`."""
         ids: list[int] = []
         for word in self._words.findall(text):
-            if word not in self._cache:
-                letters = "".join(self._letters[byte] for byte in word.encode())
-                self._cache[word] = [self.ids[token] for token in self._merged(letters)]
-            ids.extend(self._cache[word])
+            letters = "".join(self._letters[byte] for byte in word.encode())
+            if letters not in self._cache:
+                self._cache[letters] = self._merged(letters)
+            ids.extend(self.ids[token] for token in self._cache[letters])
         return ids
 
     def _merged(self, letters: str) -> list[str]:

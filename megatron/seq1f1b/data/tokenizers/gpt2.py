@@ -150,7 +150,8 @@ class _TiktokenBackend:
         tokens = [*letters, *(left + right for left, right in merges)]
         ids = [vocabulary[token] for token in tokens]
         is_in_order = all(low < high for low, high in pairwise(ids[len(letters) :]))
-        raw = [bytes(letters[letter] for letter in token) for token in tokens]
+        to_bytes = str.maketrans({letter: chr(byte) for letter, byte in letters.items()})
+        raw = [token.translate(to_bytes).encode("latin-1") for token in tokens]
         numbers = ids if is_in_order else list(range(len(tokens)))
         end = vocabulary[END_OF_TEXT] if is_in_order else len(tokens)
         self._id_of_rank = None if is_in_order else np.array(ids, dtype=np.uint32)
