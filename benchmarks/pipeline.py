@@ -29,6 +29,7 @@ from megatron.seq1f1b.training.build import Trained, build
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.prepare import Run, prepare
 from megatron.seq1f1b.training.steps import data_iterators, gradients, make_forward_backward
+from megatron.seq1f1b.upstream.parallel import use_virtual_stages
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -57,6 +58,7 @@ class Contestant:
 
     def step(self) -> None:
         """Forward and backward of one step; no optimizer."""
+        use_virtual_stages(self.run.layout.num_virtual_stages)
         gradients(self.run, self.trained, self.forward_backward, _iterators(self.run))
 
 
@@ -82,20 +84,25 @@ def start() -> None:
 
 
 def contestants(runs: dict[str, Run]) -> list[Contestant]:
-    """All runs on one model, built for the first of them."""
+    """All runs, on one model per number of virtual stages; the first must have none."""
     first = next(iter(runs.values()))
     join(first.config, first.layout)
-    trained = build(first)
-    return [
-        Contestant(name=name, run=run, trained=trained, forward_backward=make_forward_backward(run))
-        for name, run in runs.items()
-    ]
+    models: dict[int, Trained] = {}
+    entrants = []
+    for name, run in runs.items():
+        virtual = run.layout.num_virtual_stages
+        use_virtual_stages(virtual)
+        if virtual not in models:
+            models[virtual] = build(run)
+        function = make_forward_backward(run)
+        entrants.append(Contestant(name=name, run=run, trained=models[virtual], forward_backward=function))
+    return entrants
 
 
-def alternate(entrants: list[Contestant], *, rounds: int) -> dict[str, list[float]]:
+def alternate(entrants: list[Contestant], *, rounds: int, warmup: bool = True) -> dict[str, list[float]]:
     """Seconds of every step of every entrant, taken in turn; the slowest process counts."""
     seconds: dict[str, list[float]] = {entrant.name: [] for entrant in entrants}
-    for entrant in entrants:
+    for entrant in entrants if warmup else ():
         entrant.step()
     for number in range(rounds):
         for entrant in entrants if number % 2 == 0 else reversed(entrants):

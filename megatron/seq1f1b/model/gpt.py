@@ -42,7 +42,7 @@ class ModelShape:
     seed: int = 1234
 
 
-class ChunkedGPTModel(GPTModel):  # type: ignore[misc]
+class ChunkedGPTModel(GPTModel):
     """Megatron-Core's GPT with chunk-aware rotary positions and a padding-free loss."""
 
     def __init__(self, *, shape: ModelShape, **keywords: object) -> None:

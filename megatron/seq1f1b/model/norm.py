@@ -25,5 +25,5 @@ class Norm:
             device=None if config.use_cpu_initialization else torch.cuda.current_device(),
         )
         for parameter in norm.parameters():
-            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+            parameter.sequence_parallel = config.sequence_parallel
         return norm

@@ -13,11 +13,16 @@ class UnitLike(Protocol):
     """What of the runtime's unit this room reads."""
 
     @property
-    def virtual_stage(self) -> int: ...
+    def virtual_stage(self) -> int:
+        """Over the whole pipeline."""
+
     @property
-    def microbatch(self) -> int: ...
+    def microbatch(self) -> int:
+        """Within the step."""
+
     @property
-    def chunk(self) -> int: ...
+    def chunk(self) -> int:
+        """Within the microbatch."""
 
 
 class KVCachePool:

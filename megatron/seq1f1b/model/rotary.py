@@ -17,7 +17,7 @@ class ChunkRotaryEmbedding(RotaryEmbedding):
     span instead, and the table of the span follows. Without a chunk nothing changes.
     """
 
-    def get_rotary_seq_len(  # type: ignore[override]
+    def get_rotary_seq_len(
         self,
         inference_context: object,
         transformer: object,
@@ -40,7 +40,7 @@ class ChunkRotaryEmbedding(RotaryEmbedding):
         return length
 
     @lru_cache(maxsize=64)  # noqa: B019 - one table per model part, for as long as the model lives
-    def forward(self, span: int | tuple[int, int], **keywords: object) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, span: int | tuple[int, int], **keywords: object) -> torch.Tensor:
         """Angles of a span of positions, or of the first `span` positions."""
         if isinstance(span, int):
             return super().forward(span, **keywords)

@@ -14,10 +14,10 @@ import torch
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.runtime.channels import Channels
-from megatron.seq1f1b.runtime.executor import Executor, MessageShape, channels_of
+from megatron.seq1f1b.runtime.executor import Executor, MessageShape, Observer, channels_of
 from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches, SliceBatch
 from megatron.seq1f1b.runtime.program import ForwardStep, MegatronProgram, PrefixStates
-from megatron.seq1f1b.schedule import Action, Plan
+from megatron.seq1f1b.schedule import Plan
 from megatron.seq1f1b.upstream.parallel import pipeline_group, pipeline_rank
 from megatron.seq1f1b.upstream.step import get_model_config
 
@@ -37,7 +37,7 @@ class ChunkedSchedule:
         boundaries: Boundaries,
         slice_batch: SliceBatch,
         make_prefix_states: MakePrefixStates,
-        observe: Callable[[Action], None] | None = None,
+        observe: Observer | None = None,
     ) -> None:
         self._make_plan = make_plan
         self._chunks = chunks_from(boundaries)

@@ -13,6 +13,7 @@ that names what is left.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -67,6 +68,11 @@ MessageShape = Callable[[Chunk], torch.Tensor]
 """A new buffer for a chunk's message: [length / tensor-sequence parallelism, batch, hidden]."""
 
 
+Observer = Callable[[Action, float, float], None]
+"""(action, start, end) after each action, in seconds of `time.perf_counter`; a compute action
+starts when what it needs has arrived."""
+
+
 class Executor:
     """Runs one rank's actions of a plan that already holds its communication."""
 
@@ -79,7 +85,7 @@ class Executor:
         program: StageProgram,
         channels: Channels | None,
         new_message: MessageShape,
-        observe: Callable[[Action], None] | None = None,
+        observe: Observer | None = None,
     ) -> None:
         self._plan = plan
         self._rank = rank
@@ -88,6 +94,7 @@ class Executor:
         self._channels = channels
         self._new_message = new_message
         self._observe = observe
+        self._started_at = 0.0
         self._last_virtual_stage = plan.num_stages * plan.num_virtual_stages - 1
         self._arriving_inputs: dict[Unit, Receive] = {}
         self._arriving_grads: dict[Unit, Receive] = {}
@@ -116,10 +123,11 @@ class Executor:
         """
         for action in self._plan.actions[self._rank]:
             unit = Unit(action.virtual_stage, action.microbatch, action.chunk)
+            self._started_at = time.perf_counter()
             with torch.profiler.record_function(str(action)):
                 self._methods[action.kind](unit)
             if self._observe is not None:
-                self._observe(action)
+                self._observe(action, self._started_at, time.perf_counter())
         if self._channels is not None:
             self._channels.drain()
         self._check_empty()
@@ -128,6 +136,7 @@ class Executor:
 
     def _forward(self, unit: Unit) -> None:
         stage_input = self._take_input(unit)
+        self._started_at = time.perf_counter()
         output = self._program.forward(unit, stage_input)
         if unit.virtual_stage != self._last_virtual_stage:
             self._hand_over_output(unit, output)
@@ -168,6 +177,7 @@ class Executor:
             output_grad = self._local_grads.pop(unit)
         else:
             output_grad = self._arriving_grads.pop(unit).wait()
+        self._started_at = time.perf_counter()
         return self._inputs.pop(unit), self._outputs.pop(unit), output_grad
 
     # --- what an action leaves

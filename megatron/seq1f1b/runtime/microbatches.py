@@ -6,14 +6,14 @@ its last one; Megatron's forward-step functions see each chunk as a batch of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from megatron.seq1f1b.chunk import Chunk
 from megatron.seq1f1b.errors import StepError
 
-Batch = Mapping[str, torch.Tensor]
+Batch = dict[str, torch.Tensor]
 """Tensors of a microbatch by name; `tokens`, `labels` and so on are `[batch, sequence]`."""
 
 SliceBatch = Callable[[Batch, Chunk], dict[str, torch.Tensor]]

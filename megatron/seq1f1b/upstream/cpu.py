@@ -47,7 +47,7 @@ def _patch_device() -> None:
     cpu = torch.device("cpu")
     torch.cuda.current_device = lambda: cpu  # type: ignore[assignment, return-value]
     torch.cuda.synchronize = lambda device=None: None
-    torch.cuda.set_device = lambda device: None  # type: ignore[assignment]
+    torch.cuda.set_device = lambda device: None
     torch.cuda.empty_cache = lambda: None
 
 
@@ -57,7 +57,7 @@ def _on_cpu(factory: Callable[_P, _R]) -> Callable[_P, _R]:
     @functools.wraps(factory)
     def make(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         device = kwargs.get("device")
-        if device is not None and torch.device(device).type == "cuda":  # type: ignore[arg-type]
+        if device is not None and torch.device(str(device)).type == "cuda":
             kwargs["device"] = "cpu"
         return factory(*args, **kwargs)
 
@@ -71,8 +71,7 @@ def _patch_factories() -> None:
 
 
 def _patch_tensor_methods() -> None:
-    """`Tensor.cuda()` in optimizer.py:380; `Tensor.type()` compared in clip_grads.py:167,
-    optimizer.py:671 and distrib_optimizer.py:361."""
+    """`Tensor.cuda()` in optimizer.py:380; CUDA names of `Tensor.type()` in optimizer.py:671 and others."""
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     plain_type = torch.Tensor.type
 
@@ -94,13 +93,17 @@ def _patch_random_state() -> None:
         torch.random.set_rng_state(new_state)
 
     torch.cuda.get_rng_state = get_state  # type: ignore[assignment]
-    torch.cuda.set_rng_state = set_state  # type: ignore[assignment]
-    torch.cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)  # type: ignore[assignment, return-value]
+    torch.cuda.set_rng_state = set_state
+    torch.cuda.manual_seed = _seed_cpu
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from megatron.core.tensor_parallel import random
     random._get_cuda_rng_state = get_state
     random._set_cuda_rng_state = set_state
+
+
+def _seed_cpu(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
 
 
 def _silence_missing_kernels() -> None:

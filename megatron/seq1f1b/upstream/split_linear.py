@@ -162,7 +162,7 @@ class _SplitLinear(torch.autograd.Function):
         return output if layer.bias is None else output + layer.bias
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.BackwardCFunction, output_grad: torch.Tensor
     ) -> tuple[torch.Tensor, None]:
         (shard,) = ctx.saved_tensors
