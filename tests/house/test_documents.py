@@ -104,7 +104,8 @@ def flags_of(script: str) -> set[str]:
     completed = subprocess.run(
         [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", completed.stdout))
+    listed = re.sub(r"--\[no-\]([\w-]+)", r"--\1 --no-\1", completed.stdout)
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", listed))
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
