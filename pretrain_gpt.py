@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
-from megatron.seq1f1b.config import parse_arguments
-from megatron.seq1f1b.errors import ConfigurationError, DataError
+from megatron.seq1f1b.config import notes_on, parse_arguments
+from megatron.seq1f1b.errors import Seq1F1BError
 from megatron.seq1f1b.training.prepare import prepare
 
 
@@ -21,12 +21,12 @@ def main(arguments: list[str]) -> int:
     try:
         config = parse_arguments(arguments)
         run = prepare(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
-    except (ConfigurationError, DataError) as error:
+    except Seq1F1BError as error:
         if is_first:
             print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
         return 2
     if is_first:
-        print("loading torch and Megatron-Core", flush=True)
+        print("\n".join([*notes_on(arguments), "loading torch and Megatron-Core"]), flush=True)
     from megatron.seq1f1b.upstream import check_megatron_core, install_cpu_support
 
     check_megatron_core()

@@ -14,6 +14,8 @@ from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.errors import ConfigurationError
 
 PARTITION_STRATEGIES = ("average", "uniform_comp")
+PROFILED = "profiled"
+"""The strategy that measures before it cuts; the trainer's, since it needs a model."""
 
 
 def partition(
@@ -45,7 +47,8 @@ def partition(
         _check_costs(linear_cost, attention_cost)
         return _uniform_comp(seq_length, chunks, multiple_of, linear_cost, attention_cost)
     raise ConfigurationError(
-        f"--pipe-sp-strategy {strategy} does not exist; use one of {', '.join(PARTITION_STRATEGIES)}"
+        f"--pipe-sp-strategy {strategy} does not exist; use one of "
+        f"{', '.join((*PARTITION_STRATEGIES, PROFILED))}"
     )
 
 

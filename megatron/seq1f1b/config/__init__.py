@@ -1,5 +1,7 @@
 """Flags to a typed, frozen configuration. Nothing below the builders reads it."""
 
+from megatron.seq1f1b.config.layout import Layout
+from megatron.seq1f1b.config.megatron_flags import notes_on
 from megatron.seq1f1b.config.options import (
     Config,
     DataOptions,
@@ -11,7 +13,7 @@ from megatron.seq1f1b.config.options import (
     TrainingOptions,
 )
 from megatron.seq1f1b.config.parser import make_parser, parse_arguments
-from megatron.seq1f1b.config.validation import Layout, validate
+from megatron.seq1f1b.config.validation import validate
 
 __all__ = [
     "Config",
@@ -24,6 +26,7 @@ __all__ = [
     "ScheduleOptions",
     "TrainingOptions",
     "make_parser",
+    "notes_on",
     "parse_arguments",
     "validate",
 ]

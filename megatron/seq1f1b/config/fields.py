@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from functools import cache
+from itertools import pairwise
 
 
 @cache
@@ -14,7 +15,7 @@ def field_help(options: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(options)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     texts = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             text = _string(following)
             if text is not None:

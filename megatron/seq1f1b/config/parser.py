@@ -1,7 +1,7 @@
 """Flags from the option dataclasses, and a configuration from flags.
 
 No abbreviations; a flag given twice counts the last time; an unknown flag is refused with the
-nearest one that exists.
+nearest one that exists, before anything else is looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from megatron.seq1f1b.config.fields import field_help
+from megatron.seq1f1b.config.megatron_flags import WITHOUT_EFFECT, refuse_replaced
 from megatron.seq1f1b.config.options import Config
 from megatron.seq1f1b.errors import ConfigurationError
 
@@ -27,9 +28,11 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         SystemExit: `--help` was asked for and printed.
     """
     parser = make_parser()
-    values, unknown = parser.parse_known_args(list(arguments))
-    if unknown:
-        raise ConfigurationError(_unknown(unknown, parser))
+    _refuse_unknown_flags(arguments, parser)
+    values, left_over = parser.parse_known_args(list(arguments))
+    if left_over:
+        words = ", ".join(map(repr, left_over))
+        raise ConfigurationError(f"{words} belongs to no flag; --help lists the flags and their values")
     missing = [_flag(name) for name in _required() if getattr(values, name) is None]
     if missing:
         raise ConfigurationError(f"{', '.join(missing)} must be given; --help lists all flags")
@@ -40,17 +43,22 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of every option, grouped by section."""
     parser = _RaisingParser(
         prog="pretrain_gpt.py",
+        usage="torchrun [...] pretrain_gpt.py [--flag value ...]",
         description="Pretrain a GPT with Seq1F1B pipeline parallelism on Megatron-Core.",
         allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=48, width=120),
+        formatter_class=_OneLineEach,
     )
     for _, options in _sections():
         assert options.__doc__ is not None
-        group = parser.add_argument_group(options.__doc__.split("\n")[0])
+        group = parser.add_argument_group(options.__doc__.split("\n")[0].rstrip("."))
         types_of = typing.get_type_hints(options)
         texts = field_help(options)
         for option in dataclasses.fields(options):
             _add(group, option, types_of[option.name], texts[option.name])
+    group = parser.add_argument_group("Flags of Megatron-LM that are accepted and change nothing here")
+    for flag, foreign in WITHOUT_EFFECT.items():
+        takes = {"nargs": 1, "metavar": "X"} if foreign.takes_value else {"action": "store_true"}
+        group.add_argument(flag, dest="_without_effect", help=foreign.why, **takes)
     return parser
 
 
@@ -60,7 +68,7 @@ def _sections() -> list[tuple[str, type]]:
 
 
 def _required() -> list[str]:
-    """Options without a default; asked for after unknown flags, which may be misspelled ones."""
+    """Options without a default."""
     return [
         option.name
         for _, options in _sections()
@@ -92,7 +100,9 @@ def _add(group: argparse._ArgumentGroup, option: dataclasses.Field[Any], hint: A
         text = f"{text} (default: {default})"
     text = text.replace("%", "%%")
     if hint is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        # A name that says no already has no opposite.
+        action = "store_true" if option.name.startswith("no_") else argparse.BooleanOptionalAction
+        group.add_argument(flag, action=action, default=default, help=text)
         return
     kind = _without_none(hint)
     extra: dict[str, Any] = {"type": kind, "metavar": _metavar(kind)}
@@ -114,22 +124,36 @@ def _metavar(kind: Any) -> str:
     return {int: "N", float: "X"}.get(kind, "TEXT")
 
 
-def _unknown(unknown: Sequence[str], parser: argparse.ArgumentParser) -> str:
-    """Why the left-over arguments are refused, with the nearest flags."""
+def _refuse_unknown_flags(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     flags = [flag for action in parser._actions for flag in action.option_strings]
-    parts = []
-    for argument in unknown:
-        if not argument.startswith("-"):
-            parts.append(f"{argument!r} belongs to no flag")
-            continue
-        near = difflib.get_close_matches(argument.split("=")[0], flags, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else "; --help lists the flags"
-        parts.append(f"there is no flag {argument}{hint}")
-    return "; ".join(parts)
+    unknown = [
+        word.split("=")[0] for word in arguments if word.startswith("--") and word.split("=")[0] not in flags
+    ]
+    refuse_replaced(unknown)
+    if unknown:
+        raise ConfigurationError("; ".join(_unknown(flag, flags) for flag in dict.fromkeys(unknown)))
+
+
+def _unknown(flag: str, flags: list[str]) -> str:
+    near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
+    return f"there is no flag {flag}; {hint}"
+
+
+class _OneLineEach(argparse.HelpFormatter):
+    """Each flag on a line of its own with its help behind it, however wide the terminal is."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=54, width=200)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return "--[no-]" + action.option_strings[0].removeprefix("--")
+        return super()._format_action_invocation(action)
 
 
 class _RaisingParser(argparse.ArgumentParser):
     """Raises instead of printing the usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(message)
+        raise ConfigurationError(message.removeprefix("argument "))

@@ -6,39 +6,14 @@ files or cost models is checked in the training room.
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass
 from pathlib import Path
 
-from megatron.seq1f1b.config.options import Config, ModelOptions, ParallelOptions
+from megatron.seq1f1b.config.layout import UPSTREAM_SCHEDULES, Layout
+from megatron.seq1f1b.config.options import Config, ModelOptions, OptimizerOptions, ParallelOptions
+from megatron.seq1f1b.config.ranges import check_ranges
+from megatron.seq1f1b.config.stages import layers_of_virtual_stages
 from megatron.seq1f1b.errors import ConfigurationError
-from megatron.seq1f1b.schedule import SCHEDULE_NAMES
-
-UPSTREAM_SCHEDULES = ("1f1b", "interleaved")
-"""Schedules that are Megatron-Core's own functions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Sizes that follow from the options and the world size."""
-
-    schedule: str
-    world_size: int
-    data_parallel_size: int
-    num_virtual_stages: int
-    """v, model parts per pipeline rank."""
-    num_microbatches: int
-    """m, per step and data-parallel rank."""
-    global_batch_size: int
-    ffn_hidden_size: int
-    kv_channels: int
-    num_query_groups: int
-    max_position_embeddings: int
-
-    @property
-    def uses_upstream_schedule(self) -> bool:
-        """Whether Megatron-Core's own schedule function runs."""
-        return self.schedule in UPSTREAM_SCHEDULES
+from megatron.seq1f1b.schedule import check_schedule
 
 
 def validate(config: Config, *, world_size: int) -> Layout:
@@ -47,18 +22,19 @@ def validate(config: Config, *, world_size: int) -> Layout:
     Raises:
         ConfigurationError: the options cannot run together on so many processes.
     """
-    _check_counts(config)
+    check_ranges(config)
     ffn_hidden_size, kv_channels, num_query_groups = _model_sizes(config.model)
     _check_tensor_parallel(config, ffn_hidden_size, num_query_groups)
-    num_virtual_stages = _num_virtual_stages(config.model, config.parallel)
+    layers = layers_of_virtual_stages(config.model, config.parallel)
     data_parallel_size = _data_parallel_size(config.parallel, world_size)
     global_batch_size, num_microbatches = _batches(config, data_parallel_size)
-    schedule = _schedule(config, num_virtual_stages)
+    num_virtual_stages = len(layers) // config.parallel.pipeline_model_parallel_size
     layout = Layout(
-        schedule=schedule,
+        schedule=_schedule(config, num_virtual_stages),
         world_size=world_size,
         data_parallel_size=data_parallel_size,
         num_virtual_stages=num_virtual_stages,
+        layers_of_virtual_stages=layers,
         num_microbatches=num_microbatches,
         global_batch_size=global_batch_size,
         ffn_hidden_size=ffn_hidden_size,
@@ -67,27 +43,8 @@ def validate(config: Config, *, world_size: int) -> Layout:
         max_position_embeddings=_max_positions(config),
     )
     _check_schedule(config, layout)
+    _check_learning_rate(config.optimizer, train_iters=config.training.train_iters)
     return layout
-
-
-def _check_counts(config: Config) -> None:
-    """Every count is positive."""
-    counts = {
-        "--num-layers": config.model.num_layers,
-        "--hidden-size": config.model.hidden_size,
-        "--num-attention-heads": config.model.num_attention_heads,
-        "--seq-length": config.training.seq_length,
-        "--micro-batch-size": config.training.micro_batch_size,
-        "--train-iters": config.training.train_iters,
-        "--log-interval": config.training.log_interval,
-        "--tensor-model-parallel-size": config.parallel.tensor_model_parallel_size,
-        "--pipeline-model-parallel-size": config.parallel.pipeline_model_parallel_size,
-        "--make-vocab-size-divisible-by": config.model.make_vocab_size_divisible_by,
-        "--pipe-sp-splits": config.schedule.pipe_sp_splits,
-    }
-    for flag, value in counts.items():
-        if value < 1:
-            raise ConfigurationError(f"{flag} {value} must be at least 1")
 
 
 def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:
@@ -97,36 +54,46 @@ def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:
             f"--hidden-size {model.hidden_size} is not divisible by --num-attention-heads "
             f"{model.num_attention_heads}; change one, or give --kv-channels"
         )
+    if model.attention_dropout > 0:
+        raise ConfigurationError(
+            f"--attention-dropout {model.attention_dropout} is more than the attention kernels here "
+            "can do; use 0 (--hidden-dropout may be more)"
+        )
+    groups = _num_query_groups(model)
+    ffn_hidden_size = model.ffn_hidden_size
+    if ffn_hidden_size is None:
+        ffn_hidden_size = 4 * model.hidden_size
+        if model.swiglu:
+            ffn_hidden_size = max(64, int(4 * model.hidden_size * 2 / 3 / 64) * 64)
+    kv_channels = model.kv_channels or model.hidden_size // model.num_attention_heads
+    return ffn_hidden_size, kv_channels, groups
+
+
+def _num_query_groups(model: ModelOptions) -> int:
     if model.num_query_groups is not None and not model.group_query_attention:
         raise ConfigurationError(f"--num-query-groups {model.num_query_groups} needs --group-query-attention")
     if model.group_query_attention and model.num_query_groups is None:
         raise ConfigurationError("--group-query-attention needs --num-query-groups")
     groups = model.num_query_groups or model.num_attention_heads
-    if groups < 1 or model.num_attention_heads % groups:
+    if model.num_attention_heads % groups:
         raise ConfigurationError(
             f"--num-attention-heads {model.num_attention_heads} is not divisible by "
-            f"--num-query-groups {groups}"
+            f"--num-query-groups {groups}; change one of them"
         )
-    ffn_hidden_size = model.ffn_hidden_size
-    if ffn_hidden_size is None:
-        ffn_hidden_size = 4 * model.hidden_size
-        if model.swiglu:
-            ffn_hidden_size = int(4 * model.hidden_size * 2 / 3 / 64) * 64
-    kv_channels = model.kv_channels or model.hidden_size // model.num_attention_heads
-    return ffn_hidden_size, kv_channels, groups
+    return groups
 
 
 def _check_tensor_parallel(config: Config, ffn_hidden_size: int, num_query_groups: int) -> None:
     tp = config.parallel.tensor_model_parallel_size
     shares = {
-        f"--num-attention-heads {config.model.num_attention_heads}": (config.model.num_attention_heads),
-        f"--ffn-hidden-size {ffn_hidden_size}": ffn_hidden_size,
-        f"--num-query-groups {num_query_groups}": num_query_groups,
+        "--num-attention-heads": config.model.num_attention_heads,
+        "--ffn-hidden-size": ffn_hidden_size,
+        "--num-query-groups": num_query_groups,
     }
-    for what, size in shares.items():
+    for flag, size in shares.items():
         if size % tp:
             raise ConfigurationError(
-                f"{what} is not divisible by --tensor-model-parallel-size {tp}; change one of them"
+                f"{flag} {size} is not divisible by --tensor-model-parallel-size {tp}; change one of them"
             )
     if config.parallel.sequence_parallel and tp == 1:
         raise ConfigurationError(
@@ -138,30 +105,6 @@ def _check_tensor_parallel(config: Config, ffn_hidden_size: int, num_query_group
             f"--seq-length {config.training.seq_length} is not divisible by "
             f"--tensor-model-parallel-size {tp}, which --sequence-parallel needs"
         )
-
-
-def _num_virtual_stages(model: ModelOptions, parallel: ParallelOptions) -> int:
-    """v; the layers must divide over stages and virtual stages."""
-    stages, layers = parallel.pipeline_model_parallel_size, model.num_layers
-    if layers % stages:
-        raise ConfigurationError(
-            f"--num-layers {layers} is not divisible by --pipeline-model-parallel-size {stages}; "
-            f"use {layers // stages * stages or stages} or {(layers // stages + 1) * stages} layers"
-        )
-    per_part = parallel.num_layers_per_virtual_pipeline_stage
-    if per_part is None:
-        return 1
-    if per_part < 1 or (layers // stages) % per_part:
-        raise ConfigurationError(
-            f"--num-layers-per-virtual-pipeline-stage {per_part} does not divide the "
-            f"{layers // stages} layers of a stage ({layers} layers over {stages} stages)"
-        )
-    if stages == 1:
-        raise ConfigurationError(
-            "--num-layers-per-virtual-pipeline-stage needs --pipeline-model-parallel-size of 2 or "
-            "more: one stage has nothing to interleave with"
-        )
-    return layers // stages // per_part
 
 
 def _data_parallel_size(parallel: ParallelOptions, world_size: int) -> int:
@@ -180,11 +123,12 @@ def _batches(config: Config, data_parallel_size: int) -> tuple[int, int]:
     """Global batch size and microbatches per step."""
     per_microbatch = config.training.micro_batch_size * data_parallel_size
     global_batch_size = config.training.global_batch_size or per_microbatch
-    if global_batch_size < 1 or global_batch_size % per_microbatch:
+    if global_batch_size % per_microbatch:
+        below = global_batch_size // per_microbatch * per_microbatch
         raise ConfigurationError(
             f"--global-batch-size {global_batch_size} is not divisible by --micro-batch-size "
             f"{config.training.micro_batch_size} x {data_parallel_size} data-parallel processes = "
-            f"{per_microbatch}"
+            f"{per_microbatch}; use {f'{below} or ' if below else ''}{below + per_microbatch}"
         )
     return global_batch_size, global_batch_size // per_microbatch
 
@@ -197,12 +141,6 @@ def _schedule(config: Config, num_virtual_stages: int) -> str:
         if is_chunked:
             return "seq1f1b-interleaved" if is_interleaved else "seq1f1b"
         return "interleaved" if is_interleaved else "1f1b"
-    if asked not in SCHEDULE_NAMES and not asked.endswith(".csv"):
-        near = difflib.get_close_matches(asked, SCHEDULE_NAMES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigurationError(
-            f"--pipeline-schedule {asked} does not exist; {hint}there are {', '.join(SCHEDULE_NAMES)}"
-        )
     if asked.endswith(".csv") and not Path(asked).is_file():
         raise ConfigurationError(f"--pipeline-schedule {asked}: there is no such file")
     return asked
@@ -220,35 +158,62 @@ def _max_positions(config: Config) -> int:
 
 def _check_schedule(config: Config, layout: Layout) -> None:
     """Combinations of schedule, chunks, virtual stages and microbatches that cannot run."""
-    k, name = config.schedule.pipe_sp_splits, layout.schedule
-    stages, virtual = config.parallel.pipeline_model_parallel_size, layout.num_virtual_stages
+    k, bound = config.schedule.pipe_sp_splits, config.schedule.zero_bubble_max_pending_weight_grads
     if k > config.training.seq_length:
         raise ConfigurationError(
             f"--pipe-sp-splits {k} is more than the {config.training.seq_length} tokens of "
             "--seq-length; every chunk needs a token"
         )
-    if name in UPSTREAM_SCHEDULES and k > 1:
-        chunked = "seq1f1b" if name == "1f1b" else "seq1f1b-interleaved"
-        raise ConfigurationError(
-            f"--pipeline-schedule {name} takes whole sequences, but --pipe-sp-splits is {k}; use "
-            f"--pipeline-schedule {chunked}, or --pipe-sp-splits 1"
-        )
-    if name in ("1f1b", "seq1f1b") and virtual > 1:
-        interleaved = "interleaved" if name == "1f1b" else "seq1f1b-interleaved"
-        raise ConfigurationError(
-            f"--pipeline-schedule {name} has one model part per stage, but "
-            f"--num-layers-per-virtual-pipeline-stage makes {virtual}; use --pipeline-schedule "
-            f"{interleaved}, or leave the virtual stages out"
-        )
-    if name == "interleaved":
-        if virtual < 2:
+    if layout.uses_plan_file:
+        if bound is not None:
             raise ConfigurationError(
-                "--pipeline-schedule interleaved needs virtual stages; give "
-                "--num-layers-per-virtual-pipeline-stage"
+                f"--zero-bubble-max-pending-weight-grads {bound} says how to make a plan, but "
+                f"--pipeline-schedule {layout.schedule} is one already; leave the bound out"
             )
-        if layout.num_microbatches % stages:
-            raise ConfigurationError(
-                f"Megatron-Core's interleaved schedule needs a number of microbatches that is a "
-                f"multiple of the {stages} stages, but there are {layout.num_microbatches}; change "
-                "--global-batch-size, or use --pipeline-schedule seq1f1b-interleaved"
-            )
+        return
+    try:
+        check_schedule(
+            layout.schedule,
+            stages=config.parallel.pipeline_model_parallel_size,
+            microbatches=layout.num_microbatches,
+            chunks=k,
+            virtual_stages=layout.num_virtual_stages,
+            max_pending_weight_grads=bound,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} ({_asked(config)})") from None
+    if layout.schedule in UPSTREAM_SCHEDULES[1:] and layout.num_virtual_stages == 1:
+        raise ConfigurationError(
+            f"--pipeline-schedule {layout.schedule} needs virtual stages; give "
+            "--num-layers-per-virtual-pipeline-stage, or use 1f1b"
+        )
+
+
+def _asked(config: Config) -> str:
+    """The flags behind a schedule's refusal."""
+    asked = {
+        "--pipeline-schedule": config.schedule.pipeline_schedule,
+        "--pipe-sp-splits": config.schedule.pipe_sp_splits,
+        "--num-layers-per-virtual-pipeline-stage": config.parallel.num_layers_per_virtual_pipeline_stage,
+        "--num-virtual-stages-per-pipeline-rank": config.parallel.num_virtual_stages_per_pipeline_rank,
+        "--global-batch-size": config.training.global_batch_size,
+    }
+    return "asked for: " + " ".join(f"{flag} {value}" for flag, value in asked.items() if value is not None)
+
+
+def _check_learning_rate(optimizer: OptimizerOptions, *, train_iters: int) -> None:
+    if optimizer.min_lr > optimizer.lr:
+        raise ConfigurationError(
+            f"--min-lr {optimizer.min_lr:g} is more than --lr {optimizer.lr:g}, the highest; lower it"
+        )
+    if optimizer.lr_warmup_init > optimizer.lr:
+        raise ConfigurationError(
+            f"--lr-warmup-init {optimizer.lr_warmup_init:g} is more than --lr {optimizer.lr:g}, where "
+            "the warmup ends; lower it"
+        )
+    decay_iters = optimizer.lr_decay_iters or train_iters
+    if optimizer.lr_warmup_iters >= decay_iters:
+        raise ConfigurationError(
+            f"--lr-warmup-iters {optimizer.lr_warmup_iters} leaves nothing of the {decay_iters} steps "
+            "of the learning rate's schedule (--lr-decay-iters, or --train-iters); use fewer"
+        )

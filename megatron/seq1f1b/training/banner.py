@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megatron.seq1f1b.chunk import chunks_from
 from megatron.seq1f1b.model.flops import ModelDimensions, backward_flops, forward_flops
-from megatron.seq1f1b.schedule import Costs, Plan, make_plan, simulate
+from megatron.seq1f1b.schedule import Costs, Plan, simulate
 from megatron.seq1f1b.training.prepare import Run
 
 
@@ -24,7 +24,7 @@ def banner(run: Run, *, num_parameters: int, device: str) -> str:
             f" x data {layout.data_parallel_size}"
         ),
         "model": (
-            f"{num_parameters / 1e6:,.1f} M parameters, {config.model.num_layers} layers, "
+            f"{num_parameters / 1e6:,.1f} M parameters, {config.model.num_layers} layers{_per_stage(run)}, "
             f"hidden {config.model.hidden_size}, {run.tokenizer.vocab_size} ids "
             f"({run.dimensions.padded_vocab_size} padded)"
         ),
@@ -33,7 +33,9 @@ def banner(run: Run, *, num_parameters: int, device: str) -> str:
             f"{training.seq_length} in {layout.num_microbatches} microbatches per data-parallel rank"
         ),
         "schedule": f"{layout.schedule}, {_source(layout.uses_upstream_schedule)}",
-        "chunks": f"{config.schedule.pipe_sp_splits} of {lengths} tokens ({config.schedule.pipe_sp_strategy})",
+        "chunks": (
+            f"{config.schedule.pipe_sp_splits} of {lengths} tokens ({config.schedule.pipe_sp_strategy})"
+        ),
         "predicted bubble": f"{predicted_bubble(run):.1%} (from FLOPs)",
         "precision": "bfloat16, float32 master weights" if training.bf16 else "float32",
         "optimizer": f"AdamW, {'distributed' if parallel.use_distributed_optimizer else 'replicated'}",
@@ -44,20 +46,13 @@ def banner(run: Run, *, num_parameters: int, device: str) -> str:
 
 def predicted_bubble(run: Run) -> float:
     """Idle share of a step that the simulator predicts from FLOPs, messages for nothing."""
-    plan = make_plan(
-        run.layout.schedule,
-        stages=run.config.parallel.pipeline_model_parallel_size,
-        microbatches=run.layout.num_microbatches,
-        chunks=run.config.schedule.pipe_sp_splits,
-        virtual_stages=run.layout.num_virtual_stages,
-    )
+    plan = run.compute_plan(run.layout.num_microbatches, False)
     return simulate(plan, flop_costs(run, plan)).bubble_fraction
 
 
 def flop_costs(run: Run, plan: Plan) -> Costs:
     """The simulator's costs in FLOPs; the last virtual stage also has the head."""
     chunks = chunks_from(run.boundaries)
-    layers = run.dimensions.num_layers / plan.num_all_virtual_stages
     head = [0.0] * (plan.num_all_virtual_stages - 1) + [run.dimensions.head_flops_per_token]
 
     def table(of_layer: str) -> list[list[float]]:
@@ -67,7 +62,7 @@ def flop_costs(run: Run, plan: Plan) -> Costs:
                 + _HEAD[of_layer] * head_flops * chunk.length
                 for chunk in chunks
             ]
-            for head_flops in head
+            for layers, head_flops in zip(run.layout.layers_of_virtual_stages, head, strict=True)
         ]
 
     return Costs(
@@ -94,6 +89,14 @@ _LAYER = {
     "W": _weight_grad_flops,
 }
 _HEAD = {"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0}
+
+
+def _per_stage(run: Run) -> str:
+    """How uneven stages share the layers; nothing where they are even."""
+    layers = run.layout.layers_of_virtual_stages
+    if len(set(layers)) == 1:
+        return ""
+    return f" ({', '.join(map(str, layers))} on the {'virtual ' * (run.layout.num_virtual_stages > 1)}stages)"
 
 
 def _source(is_upstream: bool) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron.seq1f1b.chunk import Boundaries
-from megatron.seq1f1b.config import Config, Layout, validate
-from megatron.seq1f1b.data import Tokenizer, build_tokenizer, check_data_files, parse_blend
-from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.config import Config, DataOptions, Layout, validate
+from megatron.seq1f1b.data import Tokenizer, build_tokenizer, check_data_settings
+from megatron.seq1f1b.data.order import DataloaderType
 from megatron.seq1f1b.model.flops import ModelDimensions, partition_costs
-from megatron.seq1f1b.partition import partition
-from megatron.seq1f1b.schedule import Plan, add_communication, make_plan
+from megatron.seq1f1b.partition import PROFILED, partition
+from megatron.seq1f1b.schedule import Plan
+from megatron.seq1f1b.training.plans import plan_of, read_plan, with_communication
+from megatron.seq1f1b.training.samples import data_settings, sample_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +27,24 @@ class Run:
     tokenizer: Tokenizer
     dimensions: ModelDimensions
     boundaries: Boundaries
+    plan_file: Plan | None = None
+    """The plan read from `--pipeline-schedule file.csv`."""
+    predicted_step_seconds: float | None = None
+    """Of forward and backward, where `profiled` measured the stages."""
 
     def make_plan(self, num_microbatches: int, forward_only: bool) -> Plan:
         """The plan of this run's schedule, with its communication."""
-        plan = make_plan(
-            self.layout.schedule,
-            stages=self.config.parallel.pipeline_model_parallel_size,
-            microbatches=num_microbatches,
-            chunks=self.config.schedule.pipe_sp_splits,
-            virtual_stages=self.layout.num_virtual_stages,
+        return with_communication(self.compute_plan(num_microbatches, forward_only))
+
+    def compute_plan(self, num_microbatches: int, forward_only: bool) -> Plan:
+        """The plan of this run's schedule, as its maker or its file has it."""
+        return plan_of(
+            self.plan_file,
+            self.config,
+            self.layout,
+            num_microbatches=num_microbatches,
             forward_only=forward_only,
         )
-        return add_communication(plan) if plan.num_stages > 1 else plan
 
 
 def prepare(config: Config, *, world_size: int) -> Run:
@@ -44,23 +52,15 @@ def prepare(config: Config, *, world_size: int) -> Run:
 
     Raises:
         ConfigurationError: options that cannot run together.
+        PlanError: a plan file that cannot run.
         DataError: a tokenizer or dataset that is missing or inconsistent.
     """
     layout = validate(config, world_size=world_size)
-    data = config.data
-    if not data.mock_data and not data.data_path:
-        raise ConfigurationError("there is nothing to train on; give --data-path or --mock-data")
-    if data.mock_data and data.data_path:
-        raise ConfigurationError("--mock-data and --data-path are two sources; give one of them")
-    tokenizer = build_tokenizer(
-        data.tokenizer_type,
-        vocab_file=data.vocab_file,
-        merge_file=data.merge_file,
-        tokenizer_model=data.tokenizer_model,
-        vocab_size=data.vocab_size,
-    )
-    if data.data_path:
-        check_data_files(parse_blend(data.data_path).prefixes, tokenizer.vocab_size)
+    DataloaderType.named(config.data.dataloader_type)
+    tokenizer = _tokenizer(config.data)
+    counts = sample_counts(config, layout)
+    settings = data_settings(config, tokenizer)
+    check_data_settings(settings, train_samples=counts.train, valid_samples=counts.valid)
     dimensions = model_dimensions(config, layout, tokenizer.vocab_size)
     run = Run(
         config=config,
@@ -68,10 +68,21 @@ def prepare(config: Config, *, world_size: int) -> Run:
         tokenizer=tokenizer,
         dimensions=dimensions,
         boundaries=_boundaries(config, dimensions),
+        plan_file=read_plan(config, layout),
     )
     if not layout.uses_upstream_schedule:
         run.make_plan(layout.num_microbatches, False)
     return run
+
+
+def _tokenizer(data: DataOptions) -> Tokenizer:
+    return build_tokenizer(
+        data.tokenizer_type,
+        vocab_file=data.vocab_file,
+        merge_file=data.merge_file,
+        tokenizer_model=data.tokenizer_model,
+        vocab_size=data.vocab_size,
+    )
 
 
 def model_dimensions(config: Config, layout: Layout, vocab_size: int) -> ModelDimensions:
@@ -89,15 +100,21 @@ def model_dimensions(config: Config, layout: Layout, vocab_size: int) -> ModelDi
     )
 
 
-def _boundaries(config: Config, dimensions: ModelDimensions) -> Boundaries:
-    """Chunk boundaries; multiples of the tensor parallelism where sequences are sharded by it."""
-    linear_cost, attention_cost = partition_costs(dimensions)
+def boundary_multiple(config: Config) -> int:
+    """What every chunk boundary is a multiple of: where sequences are sharded, the shards."""
     parallel = config.parallel
+    return parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+
+
+def _boundaries(config: Config, dimensions: ModelDimensions) -> Boundaries:
+    """Chunk boundaries; `profiled` starts from those of even computation until it has measured."""
+    linear_cost, attention_cost = partition_costs(dimensions)
+    strategy = config.schedule.pipe_sp_strategy
     return partition(
-        config.schedule.pipe_sp_strategy,
+        "uniform_comp" if strategy == PROFILED else strategy,
         seq_length=config.training.seq_length,
         chunks=config.schedule.pipe_sp_splits,
-        multiple_of=parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1,
+        multiple_of=boundary_multiple(config),
         linear_cost=linear_cost,
         attention_cost=attention_cost,
     )

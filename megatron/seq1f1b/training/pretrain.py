@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import time
 from collections import deque
 from dataclasses import asdict
@@ -14,13 +15,16 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from megatron.seq1f1b.data import DataSettings, build_train_valid_test_datasets
+from megatron.seq1f1b.data import build_train_valid_test_datasets
 from megatron.seq1f1b.data.samples import SampleDataset
+from megatron.seq1f1b.partition import PROFILED
 from megatron.seq1f1b.training.banner import banner
 from megatron.seq1f1b.training.build import Trained, build
+from megatron.seq1f1b.training.calibrate import profiled
 from megatron.seq1f1b.training.distributed import join, leave
 from megatron.seq1f1b.training.metrics import MetricsFile, gather
 from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.training.samples import data_settings, sample_counts
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
 from megatron.seq1f1b.upstream import is_cpu_only
 
@@ -32,6 +36,9 @@ def pretrain(run: Run) -> None:
     try:
         trained = build(run)
         dataset = _training_data(run)
+        if run.config.schedule.pipe_sp_strategy == PROFILED:
+            _say("measuring the stages to choose chunk boundaries")
+            run = profiled(run, trained, dataset, run_directory(run))
         _say(banner(run, num_parameters=_num_parameters(trained), device=_device_name()))
         _train(run, trained, dataset)
     finally:
@@ -61,12 +68,26 @@ def _train(run: Run, trained: Trained, dataset: SampleDataset) -> None:
         recent.append(metrics.step_seconds)
         if metrics_file is not None:
             metrics_file.write(metrics)
+        if iteration == _COMPARED_STEPS and run.predicted_step_seconds is not None:
+            _say(_prediction(run.predicted_step_seconds, list(recent)[1:]))
         if iteration % run.config.training.log_interval == 0 or iteration in (1, iterations):
             remaining = (iterations - iteration) * sum(recent) / len(recent)
             _say(metrics.to_line(train_iters=iterations, remaining_seconds=remaining))
     if metrics_file is not None:
         metrics_file.close()
         _say(f"trained {iterations} steps; see {run_dir}")
+
+
+_COMPARED_STEPS = 6
+"""After so many steps a predicted step time is compared with those after the first."""
+
+
+def _prediction(predicted_seconds: float, step_seconds: list[float]) -> str:
+    measured = statistics.median(step_seconds)
+    return (
+        f"profiled: a step was predicted to take {predicted_seconds:.3f} s (forward and backward) and "
+        f"takes {measured:.3f} s (optimizer included), {measured / predicted_seconds:.2f} of it"
+    )
 
 
 def run_directory(run: Run) -> Path:
@@ -92,21 +113,9 @@ def _open_run(run: Run, run_dir: Path) -> MetricsFile:
 
 
 def _training_data(run: Run) -> SampleDataset:
-    data, training = run.config.data, run.config.training
-    settings = DataSettings(
-        tokenizer=run.tokenizer,
-        seq_length=training.seq_length,
-        seed=training.seed,
-        mock_data=data.mock_data,
-        data_path=tuple(data.data_path),
-        split=data.split,
-        data_cache_path=data.data_cache_path,
-        reset_position_ids=data.reset_position_ids,
-        reset_attention_mask=data.reset_attention_mask,
-        eod_mask_loss=data.eod_mask_loss,
-    )
-    samples = training.train_iters * run.layout.global_batch_size
-    datasets = build_train_valid_test_datasets(settings, train_samples=samples)
+    counts = sample_counts(run.config, run.layout)
+    settings = data_settings(run.config, run.tokenizer)
+    datasets = build_train_valid_test_datasets(settings, train_samples=counts.train)
     assert datasets.train is not None, "a run with training samples has a training dataset"
     return datasets.train
 

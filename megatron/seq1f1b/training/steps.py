@@ -51,9 +51,10 @@ def forward_step(
 
 
 def loss_sum(
-    loss_mask: torch.Tensor, losses: torch.Tensor
+    loss_mask: torch.Tensor | None, losses: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """(sum of the losses that count, how many count, both for the log); tensors [batch, tokens]."""
+    assert loss_mask is not None, "a stage that computes the loss reads batches"
     total = torch.sum(losses * loss_mask.to(losses.dtype))
     count = loss_mask.sum()
     log = {LOSS: torch.stack([total.detach(), count.to(total.dtype)])}
@@ -107,6 +108,8 @@ def _part_iterator(
             global_batch_size=run.layout.global_batch_size,
             consumed_samples=consumed_samples,
             num_workers=run.config.data.num_workers,
+            dataloader_type=run.config.data.dataloader_type,
+            seed=training.seed,
         )
     return TensorParallelBatches(
         source,
@@ -114,7 +117,7 @@ def _part_iterator(
         micro_batch_size=training.micro_batch_size,
         seq_length=training.seq_length,
         has_document_starts=run.config.data.reset_attention_mask,
-        device=torch.cuda.current_device(),
+        device=torch.device(torch.cuda.current_device()),
     )
 
 

@@ -1,0 +1,39 @@
+"""The sizes that follow from the options and the number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+UPSTREAM_SCHEDULES = ("1f1b", "interleaved")
+"""Schedules that are Megatron-Core's own functions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Everything derived by arithmetic alone."""
+
+    schedule: str
+    """A schedule's name, or the path of a plan as CSV."""
+    world_size: int
+    data_parallel_size: int
+    num_virtual_stages: int
+    """v, model parts per pipeline rank."""
+    layers_of_virtual_stages: tuple[int, ...]
+    """Layers of virtual stages 0 to p v - 1."""
+    num_microbatches: int
+    """m, per step and data-parallel rank."""
+    global_batch_size: int
+    ffn_hidden_size: int
+    kv_channels: int
+    num_query_groups: int
+    max_position_embeddings: int
+
+    @property
+    def uses_upstream_schedule(self) -> bool:
+        """Whether Megatron-Core's own schedule function runs."""
+        return self.schedule in UPSTREAM_SCHEDULES
+
+    @property
+    def uses_plan_file(self) -> bool:
+        """Whether the schedule is a plan read from a file."""
+        return self.schedule.endswith(".csv")

@@ -1,0 +1,1 @@
+"""The options by section, one file each; `options.py` puts them together."""

@@ -1,0 +1,56 @@
+"""The shape of the GPT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Model: the shape of the GPT."""
+
+    num_layers: int
+    """Transformer layers."""
+    hidden_size: int
+    """Width of the hidden states."""
+    ffn_hidden_size: int | None = None
+    """Width of the MLP; 4 x hidden, with --swiglu 8/3 x hidden in multiples of 64."""
+    num_attention_heads: int
+    """Query heads."""
+    group_query_attention: bool = False
+    """Share keys and values between groups of query heads."""
+    num_query_groups: int | None = None
+    """Heads of keys and values; needs --group-query-attention."""
+    kv_channels: int | None = None
+    """Width of one head; hidden size / heads."""
+    swiglu: bool = False
+    """Gated linear unit with SiLU in the MLP, instead of GELU."""
+    normalization: Literal["LayerNorm", "RMSNorm"] = "LayerNorm"
+    """Which norm."""
+    norm_epsilon: float = 1e-5
+    """Epsilon of the norms."""
+    qk_layernorm: bool = False
+    """Normalise queries and keys."""
+    disable_bias_linear: bool = False
+    """No bias in linear layers."""
+    add_qkv_bias: bool = False
+    """Bias in the query, key and value projection even with --disable-bias-linear."""
+    position_embedding_type: Literal["learned_absolute", "rope"] = "learned_absolute"
+    """Learned positions or rotary ones."""
+    rotary_base: int = 10000
+    """Base of the rotary periods."""
+    rotary_percent: float = 1.0
+    """Share of each head that rotates."""
+    max_position_embeddings: int | None = None
+    """Longest sequence of the position table; the sequence length."""
+    untie_embeddings_and_output_weights: bool = False
+    """Give the output layer weights of its own."""
+    make_vocab_size_divisible_by: int = 128
+    """Pad the vocabulary to a multiple of this times the tensor parallelism."""
+    init_method_std: float = 0.02
+    """Standard deviation of the initial weights."""
+    hidden_dropout: float = 0.0
+    """Dropout on hidden states."""
+    attention_dropout: float = 0.0
+    """Dropout on attention weights."""

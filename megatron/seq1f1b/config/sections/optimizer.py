@@ -1,0 +1,36 @@
+"""AdamW and its schedules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """Optimizer: AdamW and its learning rate."""
+
+    optimizer: Literal["adam"] = "adam"
+    """AdamW: Adam with decoupled weight decay."""
+    lr: float
+    """Highest learning rate."""
+    min_lr: float = 0.0
+    """Lowest learning rate."""
+    lr_decay_style: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rate falls."""
+    lr_decay_iters: int | None = None
+    """Steps over which it falls; all."""
+    lr_warmup_iters: int = 0
+    """Steps over which it rises."""
+    lr_warmup_init: float = 0.0
+    """Learning rate at the first step of the warmup."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices."""
+    adam_beta1: float = 0.9
+    """Decay of the first moment."""
+    adam_beta2: float = 0.999
+    """Decay of the second moment."""
+    adam_eps: float = 1e-8
+    """Added to the root of the second moment."""
+    clip_grad: float = 1.0
+    """Largest gradient norm; 0 for no clipping."""

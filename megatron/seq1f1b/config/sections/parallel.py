@@ -1,0 +1,31 @@
+"""How the model is laid over processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelOptions:
+    """Parallelism: how the model is laid over processes."""
+
+    tensor_model_parallel_size: int = 1
+    """Processes that share each layer."""
+    sequence_parallel: bool = False
+    """Also shard what lies between the tensor-parallel layers, by sequence."""
+    pipeline_model_parallel_size: int = 1
+    """Pipeline stages."""
+    num_layers_per_virtual_pipeline_stage: int | None = None
+    """Layers of one virtual stage; turns interleaving on."""
+    num_virtual_stages_per_pipeline_rank: int | None = None
+    """Virtual stages per stage, said by their number."""
+    decoder_first_pipeline_num_layers: int | None = None
+    """Layers of the first stage; the others share the rest."""
+    decoder_last_pipeline_num_layers: int | None = None
+    """Layers of the last stage; the others share the rest."""
+    use_distributed_optimizer: bool = False
+    """Shard optimizer states over data-parallel processes."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients while backward goes on."""
+    distributed_timeout_minutes: int = 10
+    """A process that waits longer for another gives up."""

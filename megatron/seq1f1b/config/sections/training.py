@@ -1,0 +1,29 @@
+"""Batches, length, precision and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Training: batches, length and precision."""
+
+    seq_length: int
+    """Tokens per sample."""
+    micro_batch_size: int
+    """Samples per microbatch and data-parallel process."""
+    global_batch_size: int | None = None
+    """Samples per step over all processes; micro batch x data parallelism."""
+    train_iters: int
+    """Steps to train."""
+    seed: int = 1234
+    """Decides initial weights and the order of samples, under any layout."""
+    bf16: bool = False
+    """Compute in bfloat16, with float32 master weights."""
+    log_interval: int = 10
+    """Steps between lines on the terminal."""
+    eval_iters: int = 0
+    """Batches per validation; 0 for none."""
+    eval_interval: int = 1000
+    """Steps between validations."""

@@ -1,0 +1,119 @@
+"""How many layers each virtual stage gets, under Megatron's rules for uneven first and last stages."""
+
+from __future__ import annotations
+
+from megatron.seq1f1b.config.sections.model import ModelOptions
+from megatron.seq1f1b.config.sections.parallel import ParallelOptions
+from megatron.seq1f1b.errors import ConfigurationError
+
+_FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
+_PER_PART, _PARTS = "--num-layers-per-virtual-pipeline-stage", "--num-virtual-stages-per-pipeline-rank"
+
+
+def layers_of_virtual_stages(model: ModelOptions, parallel: ParallelOptions) -> tuple[int, ...]:
+    """Layers of every virtual stage, 0 to p v - 1; virtual stage s lives on pipeline rank s mod p.
+
+    Raises:
+        ConfigurationError: the layers do not divide as asked.
+    """
+    layers = _layers_of_stages(model, parallel)
+    virtual = _num_virtual_stages(layers, parallel)
+    for stage, count in enumerate(layers):
+        if count % virtual:
+            raise ConfigurationError(
+                f"the {count} layers of stage {stage} do not divide over {virtual} virtual stages; "
+                f"change --num-layers, {_FIRST} or {_LAST}, or the number of virtual stages"
+            )
+    return tuple(count // virtual for _ in range(virtual) for count in layers)
+
+
+def _layers_of_stages(model: ModelOptions, parallel: ParallelOptions) -> list[int]:
+    """Layers of every pipeline rank."""
+    stages = parallel.pipeline_model_parallel_size
+    first, last = parallel.decoder_first_pipeline_num_layers, parallel.decoder_last_pipeline_num_layers
+    _check_uneven(model.num_layers, stages, first, last)
+    middle, left = stages, model.num_layers
+    for fixed in (first, last):
+        if fixed is not None:
+            middle, left = middle - 1, left - fixed
+    if left < middle or (middle and left % middle) or (not middle and left):
+        raise ConfigurationError(_uneven_message(model.num_layers, parallel, left=left, middle=middle))
+    layers = [left // middle if middle else 0] * stages
+    layers[0] = layers[0] if first is None else first
+    layers[-1] = layers[-1] if last is None else last
+    return layers
+
+
+def _check_uneven(num_layers: int, stages: int, first: int | None, last: int | None) -> None:
+    for flag, count in ((_FIRST, first), (_LAST, last)):
+        if count is None:
+            continue
+        if stages == 1:
+            raise ConfigurationError(
+                f"{flag} {count} needs --pipeline-model-parallel-size of 2 or more: one stage has all layers"
+            )
+        if not 0 < count < num_layers:
+            raise ConfigurationError(
+                f"{flag} {count} must be at least 1 and leave layers for other stages; "
+                f"--num-layers is {num_layers}"
+            )
+
+
+def _uneven_message(num_layers: int, parallel: ParallelOptions, *, left: int, middle: int) -> str:
+    stages = parallel.pipeline_model_parallel_size
+    fixed = [
+        f"{flag} {count}"
+        for flag, count in (
+            (_FIRST, parallel.decoder_first_pipeline_num_layers),
+            (_LAST, parallel.decoder_last_pipeline_num_layers),
+        )
+        if count is not None
+    ]
+    if not fixed:
+        below, above = num_layers // stages * stages, (num_layers // stages + 1) * stages
+        return (
+            f"--num-layers {num_layers} is not divisible by --pipeline-model-parallel-size {stages}; "
+            f"use {f'{below} or ' if below else ''}{above} layers, or {_FIRST} and {_LAST}"
+        )
+    return (
+        f"{' and '.join(fixed)} leave {left} of --num-layers {num_layers} for {middle} other stages, "
+        "which get equally many, at least one each; change one of these numbers"
+    )
+
+
+def _num_virtual_stages(layers: list[int], parallel: ParallelOptions) -> int:
+    """v, from either of the two flags that can say it."""
+    per_part, asked = (
+        parallel.num_layers_per_virtual_pipeline_stage,
+        parallel.num_virtual_stages_per_pipeline_rank,
+    )
+    if per_part is None and asked is None:
+        return 1
+    if per_part is not None and asked is not None:
+        raise ConfigurationError(
+            f"{_PER_PART} {per_part} and {_PARTS} {asked} say the same thing twice; give one"
+        )
+    flag, number = (_PER_PART, per_part) if per_part is not None else (_PARTS, asked)
+    assert number is not None
+    if number < 1:
+        raise ConfigurationError(f"{flag} {number} must be at least 1")
+    if len(layers) == 1:
+        raise ConfigurationError(
+            f"{flag} needs --pipeline-model-parallel-size of 2 or more: one stage has nothing to "
+            "interleave with"
+        )
+    return number if per_part is None else _parts_of(layers, number)
+
+
+def _parts_of(layers: list[int], per_part: int) -> int:
+    if len(set(layers)) > 1:
+        raise ConfigurationError(
+            f"{_PER_PART} {per_part} means nothing where stages have {', '.join(map(str, layers))} "
+            f"layers; use {_PARTS}"
+        )
+    if layers[0] % per_part:
+        raise ConfigurationError(
+            f"{_PER_PART} {per_part} does not divide the {layers[0]} layers of a stage "
+            f"({sum(layers)} layers over {len(layers)} stages)"
+        )
+    return layers[0] // per_part

@@ -1,0 +1,168 @@
+"""`--pipe-sp-strategy profiled`: boundaries from times measured on this run's own stages.
+
+Before the first step the real stages run a few steps of the real schedule with the sequence cut in
+two different ways. The times of its actions, at as many lengths and prefixes, fit a cost model per
+virtual stage; the boundaries are those with the shortest simulated step. What was found is kept in
+the run's folder, and used again by a run of the same shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron.seq1f1b.chunk import Boundaries, chunks_from
+from megatron.seq1f1b.data.samples import SampleDataset
+from megatron.seq1f1b.partition import PROFILED, partition
+from megatron.seq1f1b.planning.boundaries import best_boundaries
+from megatron.seq1f1b.planning.profiled import Sample, fit_costs
+from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
+from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
+from megatron.seq1f1b.schedule import ActionKind
+from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.prepare import Run, boundary_multiple
+from megatron.seq1f1b.training.steps import data_iterators, gradients, make_forward_backward
+
+PROFILE_FILE = "profile.json"
+_TIMED_STEPS = 2
+"""Per way of cutting, after one that is not timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What calibration found."""
+
+    boundaries: Boundaries
+    predicted_step_seconds: float
+    """Forward and backward of one step, simulated; without the optimizer."""
+    uniform_boundaries: Boundaries
+    """What `uniform_comp` would have cut."""
+    worst_fit_error: float
+    """Largest relative difference of a measured action from the fitted costs."""
+
+
+def profiled(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path) -> Run:
+    """The run with measured boundaries where it asks for them, else as it is."""
+    if run.config.schedule.pipe_sp_strategy != PROFILED or len(run.boundaries) == 2:
+        return run
+    profile = calibrate(run, trained, dataset, run_dir)
+    return dataclasses.replace(
+        run,
+        boundaries=profile.boundaries,
+        predicted_step_seconds=profile.predicted_step_seconds,
+    )
+
+
+def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path) -> Profile:
+    """The profile of a run, measured or read from its folder; collective and equal everywhere."""
+    kept = [_read(run_dir / PROFILE_FILE, run) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(kept, src=0)
+    if kept[0] is not None:
+        return kept[0]
+    found = [_measure(run, trained, dataset)]
+    dist.broadcast_object_list(found, src=0)
+    if dist.get_rank() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        content = {"fingerprint": _fingerprint(run), **dataclasses.asdict(found[0])}
+        (run_dir / PROFILE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return found[0]
+
+
+def _measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
+    samples = []
+    for boundaries in _cuts(run):
+        samples += _samples(boundaries, _time_actions(run, boundaries, trained, dataset))
+    fitted = fit_costs(samples)
+    choice = best_boundaries(
+        fitted,
+        run.compute_plan(run.layout.num_microbatches, False),
+        seq_length=run.config.training.seq_length,
+        multiple_of=boundary_multiple(run.config),
+    )
+    return Profile(
+        boundaries=choice.boundaries,
+        predicted_step_seconds=choice.step_seconds,
+        uniform_boundaries=run.boundaries,
+        worst_fit_error=fitted.worst_relative_error,
+    )
+
+
+def _cuts(run: Run) -> list[Boundaries]:
+    """Balanced by FLOPs, and even: the last chunks differ most."""
+    even = partition(
+        "uniform_comp",
+        seq_length=run.config.training.seq_length,
+        chunks=run.config.schedule.pipe_sp_splits,
+        multiple_of=boundary_multiple(run.config),
+    )
+    return [run.boundaries] if even == run.boundaries else [run.boundaries, even]
+
+
+def _time_actions(
+    run: Run, boundaries: Boundaries, trained: Trained, dataset: SampleDataset
+) -> ActionSeconds:
+    """Median seconds of every action with the sequence cut at `boundaries`."""
+    cut = dataclasses.replace(run, boundaries=boundaries)
+    forward_backward = make_forward_backward(cut)
+    assert isinstance(forward_backward, ChunkedSchedule), "Megatron-Core's schedules are not chunked"
+    timer = ActionTimer()
+    forward_backward.observer = timer
+    iterators = data_iterators(cut, dataset)
+    for step in range(1 + _TIMED_STEPS):
+        if step == 1:
+            timer.clear()
+        gradients(cut, trained, forward_backward, iterators)
+    forward_backward.close()
+    return timer.gathered()
+
+
+def _samples(boundaries: Boundaries, seconds: ActionSeconds) -> list[Sample]:
+    chunks = chunks_from(boundaries)
+    samples = []
+    for (kind, virtual_stage, index), forward in seconds.items():
+        if kind is not ActionKind.F:
+            continue
+        weight_grad = seconds.get((ActionKind.W, virtual_stage, index))
+        input_grad = seconds.get((ActionKind.I, virtual_stage, index), 0.0)
+        whole = seconds.get((ActionKind.B, virtual_stage, index), input_grad + (weight_grad or 0.0))
+        samples.append(
+            Sample(
+                virtual_stage=virtual_stage,
+                length=chunks[index].length,
+                prefix=chunks[index].start,
+                forward_seconds=forward,
+                backward_seconds=whole,
+                weight_grad_seconds=weight_grad,
+            )
+        )
+    return samples
+
+
+def _fingerprint(run: Run) -> str:
+    """Of everything that the times depend on, the machine apart."""
+    config = run.config
+    shape = {
+        "dimensions": dataclasses.asdict(run.dimensions),
+        "layout": dataclasses.asdict(run.layout),
+        "schedule": dataclasses.asdict(config.schedule),
+        "parallel": dataclasses.asdict(config.parallel),
+        "batch": [config.training.seq_length, config.training.micro_batch_size],
+    }
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(path: Path, run: Run) -> Profile | None:
+    """A kept profile of a run of the same shape; None where there is none."""
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.pop("fingerprint", None) != _fingerprint(run):
+        return None
+    for name in ("boundaries", "uniform_boundaries"):
+        content[name] = tuple(content[name])
+    return Profile(**content)

@@ -1,0 +1,96 @@
+"""Flags: the frozen list, one line of help each, the last one counts, unknown ones are refused first."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from megatron.seq1f1b.config import make_parser, notes_on, parse_arguments
+from megatron.seq1f1b.errors import ConfigurationError
+from tests.config.flags import words
+
+FROZEN = Path(__file__).with_name("flags.txt")
+
+
+def flags() -> list[str]:
+    """Every flag with the values it takes."""
+    found = []
+    for action in make_parser()._actions:
+        takes = "" if action.nargs == 0 else f" {action.metavar or '|'.join(action.choices or ())}"
+        found.append(f"{' '.join(action.option_strings)}{takes}")
+    return found
+
+
+def test_the_list_of_flags_is_frozen() -> None:
+    """People's launch scripts depend on it: a flag that goes away needs a line of its own."""
+    assert "\n".join(flags()) + "\n" == FROZEN.read_text(), f"on purpose? write flags() to {FROZEN.name}"
+
+
+def test_help_is_grouped_and_one_line_each() -> None:
+    text = make_parser().format_help()
+    assert "\nModel: the shape of the GPT:\n" in text
+    for action in make_parser()._actions:
+        assert action.help, f"{action.option_strings} has no help"
+        (line,) = (
+            line
+            for line in text.splitlines()
+            if line.strip().replace("[no-]", "").startswith((f"{action.option_strings[0]} ", "-h,"))
+            and ("-h," not in line) == (action.option_strings[0] != "-h")
+        )
+        assert len(line) <= 170
+        assert action.help.replace("%%", "%").split(" (default")[0] in line
+
+
+def test_the_last_of_a_flag_given_twice_counts() -> None:
+    config = parse_arguments(words("--seq-length 128 --no-mock-data --seq-length 256 --mock-data"))
+    assert config.training.seq_length == 256
+    assert config.data.mock_data
+
+
+def test_defaults_are_the_simplest_case() -> None:
+    config = parse_arguments(words())
+    assert config.model.hidden_dropout == 0.0
+    assert config.training.eval_iters == 0
+    assert config.schedule.pipe_sp_strategy == "uniform_comp"
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--nmu-layers 3", "there is no flag --nmu-layers; did you mean --num-layers?"),
+        ("--num-layers x --sqe-length 3", "there is no flag --sqe-length; did you mean --seq-length?"),
+        ("--num-layers x", "--num-layers: invalid int value: 'x'"),
+        ("--seq-len 64", "there is no flag --seq-len; did you mean --seq-length?"),
+        ("--bf16 7", "'7' belongs to no flag"),
+        ("--context-parallel-size 2", "use --pipe-sp-splits"),
+        ("--recompute-activations", "use --recompute-granularity selective"),
+    ],
+)
+def test_refused_flags(extra: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        parse_arguments(words(extra))
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_missing_flags_are_named_together() -> None:
+    with pytest.raises(ConfigurationError, match=r"--hidden-size, .*--lr must be given"):
+        parse_arguments(["--num-layers", "2"])
+
+
+def test_megatron_flags_without_effect_are_accepted_and_said() -> None:
+    extra = "--use-flash-attn --timing-log-level 2 --no-async-tensor-model-parallel-allreduce"
+    assert parse_arguments(words(extra)) == parse_arguments(words())
+    notes = notes_on(words(extra))
+    assert [note.split()[0] for note in notes] == extra.replace(" 2 ", " ").split()
+    assert notes_on(words()) == []
+
+
+def test_every_flag_is_lower_case_with_dashes() -> None:
+    own = [action for action in make_parser()._actions if action.dest != "_without_effect"]
+    for action in own:
+        assert isinstance(action, argparse.Action)
+        assert action.option_strings[-1].replace("-", "").replace("_", "").isalnum()
+        assert action.option_strings[-1] == action.option_strings[-1].lower()
