@@ -12,43 +12,23 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
-from dataclasses import dataclass, field
 
 import torch.distributed as dist
 from pipeline import Contestant, alternate, contestants, median_ratio, parser, resolve, start
 
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
-from megatron.seq1f1b.schedule import Action, ActionKind, Costs, Plan, make_plan, simulate
+from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
+from megatron.seq1f1b.schedule import ActionKind, Costs, Plan, make_plan, simulate
 
 WHOLE = "seq1f1b, one chunk"
 
 
-@dataclass(kw_only=True)
-class Timer:
-    """Collects the seconds of every compute action of this rank."""
-
-    seconds: dict[tuple[str, int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def __call__(self, action: Action, started_at: float, ended_at: float) -> None:
-        if action.kind.is_compute:
-            key = (action.kind.value, action.virtual_stage, action.chunk)
-            self.seconds[key].append(ended_at - started_at)
-
-    def gathered(self) -> dict[tuple[str, int, int], float]:
-        """Medians over all ranks' actions."""
-        own = {key: statistics.median(taken) for key, taken in self.seconds.items()}
-        everyone: list[dict[tuple[str, int, int], float]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(everyone, own)
-        return {key: seconds for each in everyone for key, seconds in each.items()}
-
-
-def costs_of(plan: Plan, seconds: dict[tuple[str, int, int], float], boundaries: tuple[int, ...]) -> Costs:
+def costs_of(plan: Plan, seconds: ActionSeconds, boundaries: tuple[int, ...]) -> Costs:
     """The simulator's costs from measured medians; kinds that never ran cost nothing."""
 
     def table(kind: ActionKind) -> list[list[float]]:
         return [
-            [seconds.get((kind.value, stage, chunk), 0.0) for chunk in range(plan.num_chunks)]
+            [seconds.get((kind, stage, chunk), 0.0) for chunk in range(plan.num_chunks)]
             for stage in range(plan.num_all_virtual_stages)
         ]
 
@@ -62,7 +42,7 @@ def costs_of(plan: Plan, seconds: dict[tuple[str, int, int], float], boundaries:
     )
 
 
-def simulated_seconds(entrant: Contestant, timer: Timer, stages: int) -> float:
+def simulated_seconds(entrant: Contestant, timer: ActionTimer, stages: int) -> float:
     """Makespan of the entrant's plan with its own measured times."""
     run = entrant.run
     plan = make_plan(
@@ -96,7 +76,7 @@ def main() -> None:
     for entrant in entrants:
         entrant.step()
         if isinstance(entrant.forward_backward, ChunkedSchedule):
-            entrant.forward_backward.observe = timers[entrant.name] = Timer()
+            entrant.forward_backward.observer = timers[entrant.name] = ActionTimer()
     seconds = alternate(entrants, rounds=arguments.rounds, warmup=False)
     simulated = {
         entrant.name: simulated_seconds(entrant, timers[entrant.name], stages)

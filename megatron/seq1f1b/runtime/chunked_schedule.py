@@ -37,7 +37,7 @@ class ChunkedSchedule:
         boundaries: Boundaries,
         slice_batch: SliceBatch,
         make_prefix_states: MakePrefixStates,
-        observe: Observer | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._make_plan = make_plan
         self._chunks = chunks_from(boundaries)
@@ -45,8 +45,8 @@ class ChunkedSchedule:
         self._make_prefix_states = make_prefix_states
         self._plans: dict[tuple[int, bool], Plan] = {}
         self._channels: Channels | None = None
-        self.observe = observe
-        """Called after every action of this rank; for measurements."""
+        self.observer = observer
+        """Told of every action of this rank; for measurements."""
 
     def plan_for(self, num_microbatches: int, *, forward_only: bool) -> Plan:
         """The plan that a step with so many microbatches executes."""
@@ -117,7 +117,7 @@ class ChunkedSchedule:
             program=program,
             channels=self._open_channels(plan),
             new_message=new_message,
-            observe=self.observe,
+            observer=self.observer,
         )
         gradients = torch.no_grad() if plan.forward_only else nullcontext()
         with gradients, program.running():

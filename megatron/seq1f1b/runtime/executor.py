@@ -68,9 +68,14 @@ MessageShape = Callable[[Chunk], torch.Tensor]
 """A new buffer for a chunk's message: [length / tensor-sequence parallelism, batch, hidden]."""
 
 
-Observer = Callable[[Action, float, float], None]
-"""(action, start, end) after each action, in seconds of `time.perf_counter`; a compute action
-starts when what it needs has arrived."""
+class Observer(Protocol):
+    """Is told of every action; what a measurement gives to the executor."""
+
+    def now(self) -> float:
+        """Seconds of a clock; on CUDA one that waits for the device where work is to be timed."""
+
+    def observe(self, action: Action, started_at: float, ended_at: float) -> None:
+        """An action is done; a compute action started when what it needs had arrived."""
 
 
 class Executor:
@@ -85,7 +90,7 @@ class Executor:
         program: StageProgram,
         channels: Channels | None,
         new_message: MessageShape,
-        observe: Observer | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._plan = plan
         self._rank = rank
@@ -93,7 +98,8 @@ class Executor:
         self._program = program
         self._channels = channels
         self._new_message = new_message
-        self._observe = observe
+        self._observer = observer
+        self._now = time.perf_counter if observer is None else observer.now
         self._started_at = 0.0
         self._last_virtual_stage = plan.num_stages * plan.num_virtual_stages - 1
         self._arriving_inputs: dict[Unit, Receive] = {}
@@ -123,11 +129,11 @@ class Executor:
         """
         for action in self._plan.actions[self._rank]:
             unit = Unit(action.virtual_stage, action.microbatch, action.chunk)
-            self._started_at = time.perf_counter()
+            self._started_at = self._now()
             with torch.profiler.record_function(str(action)):
                 self._methods[action.kind](unit)
-            if self._observe is not None:
-                self._observe(action, self._started_at, time.perf_counter())
+            if self._observer is not None:
+                self._observer.observe(action, self._started_at, self._now())
         if self._channels is not None:
             self._channels.drain()
         self._check_empty()
@@ -136,7 +142,7 @@ class Executor:
 
     def _forward(self, unit: Unit) -> None:
         stage_input = self._take_input(unit)
-        self._started_at = time.perf_counter()
+        self._started_at = self._now()
         output = self._program.forward(unit, stage_input)
         if unit.virtual_stage != self._last_virtual_stage:
             self._hand_over_output(unit, output)
@@ -177,7 +183,7 @@ class Executor:
             output_grad = self._local_grads.pop(unit)
         else:
             output_grad = self._arriving_grads.pop(unit).wait()
-        self._started_at = time.perf_counter()
+        self._started_at = self._now()
         return self._inputs.pop(unit), self._outputs.pop(unit), output_grad
 
     # --- what an action leaves
