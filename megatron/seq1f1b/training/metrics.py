@@ -8,6 +8,7 @@ Definitions
                         second and process, in 1e12
     mfu                 tflops_per_device over the device's peak; null where that is not known
     peak_memory_bytes   per stage, the worst process: allocated on CUDA, resident on CPU
+    validation_loss     of a validation right after the step, as lm_loss but without updates; else null
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class StepMetrics:
     tflops_per_device: float
     mfu: float | None
     peak_memory_bytes: list[int]
+    validation_loss: float | None = None
 
     def to_json(self) -> str:
         """One line without line feed."""
@@ -69,6 +71,7 @@ class StepMetrics:
             f"memory {self.peak_memory_bytes[worst] / 2**30:.2f} GiB (stage {worst})",
             *([] if self.loss_scale == 1.0 else [f"loss scale {self.loss_scale:g}"]),
             *(["skipped: gradients not finite"] if self.is_skipped else []),
+            *([] if self.validation_loss is None else [f"validation loss {self.validation_loss:.4f}"]),
             f"ETA {timedelta(seconds=round(remaining_seconds))}",
         ]
         return " | ".join(parts)
@@ -120,10 +123,17 @@ def gather(
 
 
 class MetricsFile:
-    """metrics.jsonl of a run; one line per step, written at once."""
+    """metrics.jsonl of a run; one line per step, written at once.
 
-    def __init__(self, run_dir: Path) -> None:
-        self._file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+    A run that resumes after `iteration` drops the rows of later steps, which it trains again, and
+    whatever a process that was killed left of a row.
+    """
+
+    def __init__(self, run_dir: Path, *, iteration: int = 0) -> None:
+        path = run_dir / "metrics.jsonl"
+        if path.exists():
+            _keep_rows(path, iteration)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, metrics: StepMetrics) -> None:
         """Append one step."""
@@ -132,6 +142,14 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _keep_rows(path: Path, iteration: int) -> None:
+    """Keep the whole rows of steps up to `iteration`."""
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["iteration"] <= iteration]
+    if len(kept) < len(rows):
+        path.write_text("".join(kept), encoding="utf-8")
 
 
 def _all_gather(values: list[float]) -> list[list[float]]:

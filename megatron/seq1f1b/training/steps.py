@@ -131,6 +131,18 @@ def gradients(
     for part in trained.parts:
         part.zero_grad_buffer()
     trained.optimizer.zero_grad()
+    return forward_backward_of_step(run, trained, forward_backward, iterators, forward_only=False)
+
+
+def forward_backward_of_step(
+    run: Run,
+    trained: Trained,
+    forward_backward: ForwardBackward,
+    iterators: Sequence[Iterator[Mapping[str, torch.Tensor]] | None],
+    *,
+    forward_only: bool,
+) -> list[dict[str, torch.Tensor]]:
+    """One global batch through the schedule; on the last stage what the loss function logged."""
     single = len(trained.parts) == 1
     return forward_backward(
         forward_step_func=forward_step,
@@ -139,8 +151,16 @@ def gradients(
         num_microbatches=run.layout.num_microbatches,
         seq_length=run.config.training.seq_length,
         micro_batch_size=run.config.training.micro_batch_size,
-        forward_only=False,
+        forward_only=forward_only,
     )
+
+
+def log_totals(logs: Sequence[Mapping[str, torch.Tensor]]) -> list[float]:
+    """(sum of the losses, tokens that count) over microbatches; zeros off the last stage."""
+    if not logs:
+        return [0.0, 0.0]
+    totals: list[float] = torch.stack([log[LOSS] for log in logs]).double().sum(0).tolist()
+    return totals
 
 
 def train_step(
@@ -154,10 +174,10 @@ def train_step(
     is_updated, grad_norm, _ = trained.optimizer.step()
     if is_updated:
         trained.scheduler.step(increment=run.layout.global_batch_size)
-    totals = [float(value) for value in sum((loss[LOSS] for loss in losses), torch.zeros(2)).tolist()]
+    loss_sum, num_loss_tokens = log_totals(losses)
     return StepResult(
-        loss_sum=totals[0],
-        num_loss_tokens=totals[1],
+        loss_sum=loss_sum,
+        num_loss_tokens=num_loss_tokens,
         grad_norm=None if grad_norm is None else float(grad_norm),
         is_skipped=not is_updated,
     )

@@ -1,0 +1,54 @@
+"""Validation: forwards alone, through the schedule that trains.
+
+As in Megatron-LM, every validation reads the next `--eval-iters` global batches of the validation
+samples, so that a run as a whole sees more of them; the n-th validation of a run always reads the
+same samples, under any layout and after any resume. The loss is the mean over all tokens that
+count, so it depends on neither the schedule nor the number of chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megatron.seq1f1b.config import Config
+from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.training.steps import ForwardBackward, forward_backward_of_step, log_totals
+
+Iterators = Sequence[Iterator[Mapping[str, torch.Tensor]] | None]
+
+
+def is_evaluated(config: Config, iteration: int) -> bool:
+    """Whether a validation follows the step."""
+    return config.training.eval_iters > 0 and iteration % config.training.eval_interval == 0
+
+
+def consumed_validation_samples(run: Run, iteration: int) -> int:
+    """Samples that the validations up to and after `iteration` steps have read."""
+    training = run.config.training
+    return iteration // training.eval_interval * training.eval_iters * run.layout.global_batch_size
+
+
+def evaluate(run: Run, trained: Trained, forward_backward: ForwardBackward, iterators: Iterators) -> float:
+    """Mean loss over the next `--eval-iters` global batches, equal on every process."""
+    totals = torch.zeros(2, dtype=torch.float64)
+    for part in trained.parts:
+        part.eval()
+    try:
+        with torch.no_grad():
+            for _ in range(run.config.training.eval_iters):
+                logs = forward_backward_of_step(run, trained, forward_backward, iterators, forward_only=True)
+                totals += torch.tensor(log_totals(logs), dtype=torch.float64)
+    finally:
+        for part in trained.parts:
+            part.train()
+    if parallel_state.get_tensor_model_parallel_rank() != 0:
+        totals.zero_()
+    totals = totals.to(torch.device(torch.cuda.current_device()))
+    dist.all_reduce(totals)
+    loss_sum, num_loss_tokens = totals.tolist()
+    return loss_sum / max(num_loss_tokens, 1.0)

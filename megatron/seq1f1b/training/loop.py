@@ -1,0 +1,89 @@
+"""The training loop: step, measure, validate, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections import deque
+from pathlib import Path
+
+from megatron.seq1f1b.data import SplitDatasets
+from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.console import say
+from megatron.seq1f1b.training.evaluation import consumed_validation_samples, evaluate, is_evaluated
+from megatron.seq1f1b.training.metrics import StepMetrics, gather
+from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.training.run_files import open_run
+from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
+
+_COMPARED_STEPS = 6
+"""After so many steps a predicted step time is compared with those after the first."""
+
+
+class Loop:
+    """The steps of one process from where a run stands to its end."""
+
+    def __init__(
+        self, run: Run, trained: Trained, datasets: SplitDatasets, *, run_dir: Path, iteration: int = 0
+    ) -> None:
+        self._run = run
+        self._trained = trained
+        self._run_dir = run_dir
+        self._first = iteration + 1
+        self._forward_backward = make_forward_backward(run)
+        consumed = iteration * run.layout.global_batch_size
+        self._training_data = data_iterators(run, datasets.train, consumed_samples=consumed)
+        self._validation_data = data_iterators(
+            run, datasets.valid, consumed_samples=consumed_validation_samples(run, iteration)
+        )
+        self._metrics_file = open_run(run, run_dir, iteration=iteration)
+        self._seconds: deque[float] = deque(maxlen=20)
+
+    def train(self) -> None:
+        """Every step that is left, with its metrics on rank 0's terminal and in its file."""
+        iterations = self._run.config.training.train_iters
+        for iteration in range(self._first, iterations + 1):
+            metrics = self._step(iteration)
+            if is_evaluated(self._run.config, iteration):
+                loss = evaluate(self._run, self._trained, self._forward_backward, self._validation_data)
+                metrics = dataclasses.replace(metrics, validation_loss=loss)
+            self._report(metrics)
+        if self._metrics_file is not None:
+            self._metrics_file.close()
+        say(f"trained {max(0, iterations + 1 - self._first)} steps; see {self._run_dir}")
+
+    def _step(self, iteration: int) -> StepMetrics:
+        started_at = time.perf_counter()
+        optimizer = self._trained.optimizer
+        learning_rate, loss_scale = float(optimizer.param_groups[0]["lr"]), float(optimizer.get_loss_scale())
+        result = train_step(self._run, self._trained, self._forward_backward, self._training_data)
+        return gather(
+            self._run,
+            result,
+            iteration=iteration,
+            step_seconds=time.perf_counter() - started_at,
+            learning_rate=learning_rate,
+            loss_scale=loss_scale,
+        )
+
+    def _report(self, metrics: StepMetrics) -> None:
+        run, iteration = self._run, metrics.iteration
+        iterations = run.config.training.train_iters
+        self._seconds.append(metrics.step_seconds)
+        if self._metrics_file is not None:
+            self._metrics_file.write(metrics)
+        if iteration == self._first + _COMPARED_STEPS - 1 and run.predicted_step_seconds is not None:
+            say(_prediction(run.predicted_step_seconds, list(self._seconds)[1:]))
+        is_due = iteration % run.config.training.log_interval == 0 or iteration in (self._first, iterations)
+        if is_due or metrics.validation_loss is not None:
+            remaining = (iterations - iteration) * statistics.mean(self._seconds)
+            say(metrics.to_line(train_iters=iterations, remaining_seconds=remaining))
+
+
+def _prediction(predicted_seconds: float, step_seconds: list[float]) -> str:
+    measured = statistics.median(step_seconds)
+    return (
+        f"profiled: a step was predicted to take {predicted_seconds:.3f} s (forward and backward) and "
+        f"takes {measured:.3f} s (optimizer included), {measured / predicted_seconds:.2f} of it"
+    )

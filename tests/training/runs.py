@@ -1,0 +1,34 @@
+"""Runs a small GPT through the real loop, in processes that the harness started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megatron.seq1f1b.config import parse_arguments
+from megatron.seq1f1b.training.build import build
+from megatron.seq1f1b.training.distributed import join
+from megatron.seq1f1b.training.loop import Loop
+from megatron.seq1f1b.training.prepare import prepare
+from megatron.seq1f1b.training.pretrain import read_data
+from tests.parity.layouts import COMMON, GPT2_LIKE
+
+Row = dict[str, object]
+
+
+def train(flags: str, run_dir: str) -> None:
+    """One run of the loop; leaves the process group alone, so that another can follow."""
+    run = prepare(parse_arguments(f"{COMMON} {GPT2_LIKE} {flags}".split()), world_size=dist.get_world_size())
+    join(run.config, run.layout)
+    try:
+        Loop(run, build(run), read_data(run), run_dir=Path(run_dir)).train()
+    finally:
+        parallel_state.destroy_model_parallel()
+
+
+def rows_of(run_dir: Path | str) -> list[Row]:
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
