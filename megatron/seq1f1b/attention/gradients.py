@@ -66,13 +66,14 @@ class KVGradients:
         dtype = self._key.dtype
         if self._own is None:
             assert self._direct is not None, "a backend adds the gradients of every visible row"
-            both = [direct.to(dtype) for direct in self._direct]
+            key, value = self._direct
         elif self._direct is None:
-            both = [own.to(dtype, copy=True) for own in self._own]
+            key, value = (own.clone() for own in self._own)
         else:
-            sums = zip(self._own, self._direct, strict=True)
-            both = [torch.add(own, direct).to(dtype) for own, direct in sums]
-        return both[0].permute(2, 0, 1, 3), both[1].permute(2, 0, 1, 3)
+            key, value = (torch.add(*pair) for pair in zip(self._own, self._direct, strict=True))
+        if key.dtype is not dtype:
+            key, value = key.to(dtype), value.to(dtype)
+        return key.permute(2, 0, 1, 3), value.permute(2, 0, 1, 3)
 
     def _add_prefix(self, start: int, gradients: KeyAndValue, batch: slice) -> None:
         assert self._accumulators is not None, "a chunk with a prefix has accumulators"

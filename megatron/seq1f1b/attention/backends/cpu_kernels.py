@@ -64,7 +64,7 @@ class SpanCall(NamedTuple):
         log_sum_exp: torch.Tensor,
         scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Gradients "lanes repeat rows head_dim" and, twice, "lanes keys head_dim".
+        """Gradients "lanes repeat rows head_dim" and, twice, "lanes 1 keys head_dim".
 
         Output and log-sum-exp are those over all spans of the queries, so that the softmax the
         kernel recovers from them is this span's share of the whole.
@@ -170,7 +170,7 @@ def _band_mask(span: Span, block: Block, window: int, query: torch.Tensor) -> to
 
 
 def _sum_heads(gradient: torch.Tensor) -> torch.Tensor:
-    """Sum "lanes heads keys head_dim" to "lanes keys head_dim", in float32 or wider."""
+    """Sum "lanes heads keys head_dim" to "lanes 1 keys head_dim", in float32 or wider."""
     if gradient.shape[1] == 1:
-        return gradient.squeeze(1)
-    return gradient.sum(1, dtype=torch.promote_types(gradient.dtype, torch.float32))
+        return gradient
+    return gradient.sum(1, keepdim=True, dtype=torch.promote_types(gradient.dtype, torch.float32))
