@@ -1,0 +1,242 @@
+"""What a GPT's layers hold, in closed form: parameters, activations by token, caches, temporaries.
+
+Derived from what Megatron-Core's layers with our attention core save for backward; the dry run
+counts the same by storage (`planning/dry_run.py`), and tests hold the two together. With t-fold
+tensor parallelism, per token of one layer and element:
+
+    input, norm, attention's input and norm again   4 h, over t with sequence parallelism
+    queries, output                                 2 q / t        log-sum-exp, float32: heads / t
+    angles of the rotary embedding                  4 r            cos and sin for queries and keys
+    MLP                                             2 f / t        gated: 5 f / t
+    keys and values                                 2 kv / t       in the cache, whole sequences
+
+Sizes are bytes on one rank. Pure arithmetic, no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from megatron.seq1f1b.model.flops import ModelDimensions
+
+GRADIENT_BYTES = 4
+"""Gradients accumulate in float32, also under bfloat16."""
+
+
+def optimizer_bytes_per_parameter(is_mixed: bool) -> int:
+    """Adam's two float32 moments, and under bfloat16 the float32 master weight."""
+    return 12 if is_mixed else 8
+
+
+class Recompute(str, Enum):
+    """What backward computes again instead of keeping it."""
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    """The attention core: queries are kept, output and log-sum-exp are not."""
+    FULL = "full"
+    """Whole layers: their inputs and the KV cache are kept."""
+
+
+class KVHolding(str, Enum):
+    """How keys and values of a chunked sequence are kept."""
+
+    IN_PLACE = "in-place"
+    """One buffer per layer and microbatch for the whole sequence."""
+    CONCATENATED = "concatenated"
+    """As in the public Seq1F1B code: every chunk keeps its own, and the concatenation of all up to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMemory:
+    """A model as its ranks hold it; `*_per_token` is for one sequence of a microbatch."""
+
+    dimensions: ModelDimensions
+    tensor_parallel: int = 1
+    is_sequence_parallel: bool = False
+    is_mixed: bool = True
+    """bfloat16 with float32 master weights; else float32."""
+    optimizer_shards: int = 1
+    """Data-parallel ranks that share the optimizer's states."""
+    rotary_dim: int = 0
+    """Rotating channels of a head; 0 without rotary embedding."""
+    num_learned_positions: int = 0
+    has_linear_bias: bool = True
+    has_qkv_bias: bool = True
+    has_norm_bias: bool = True
+    """LayerNorm's; RMSNorm has none."""
+    has_qk_norm: bool = False
+    is_output_tied: bool = False
+    recompute: Recompute = Recompute.NONE
+    kv_holding: KVHolding = KVHolding.IN_PLACE
+
+    @property
+    def element_bytes(self) -> int:
+        """Of an activation or a parameter."""
+        return 2 if self.is_mixed else 4
+
+    @property
+    def _query(self) -> float:
+        return self.dimensions.num_query_heads * self.dimensions.head_dim / self.tensor_parallel
+
+    @property
+    def _key_value(self) -> float:
+        """Keys and values of one token."""
+        return 2 * self.dimensions.num_query_groups * self.dimensions.head_dim / self.tensor_parallel
+
+    @property
+    def _hidden(self) -> float:
+        """Of one token between the tensor-parallel layers."""
+        shards = self.tensor_parallel if self.is_sequence_parallel else 1
+        return self.dimensions.hidden_size / shards
+
+    @property
+    def _ffn(self) -> float:
+        return self.dimensions.ffn_hidden_size / self.tensor_parallel
+
+    @property
+    def _vocab(self) -> float:
+        return self.dimensions.padded_vocab_size / self.tensor_parallel
+
+    @property
+    def _log_sum_exp_bytes(self) -> float:
+        return 4 * self.dimensions.num_query_heads / self.tensor_parallel
+
+    # --- parameters
+
+    def layer_parameters(self) -> float:
+        """Of one layer on one rank."""
+        d = self.dimensions
+        norms = 2 * d.hidden_size * (2 if self.has_norm_bias else 1)
+        if self.has_qk_norm:
+            norms += 2 * d.head_dim * (2 if self.has_norm_bias else 1)
+        biases = 0.0
+        if self.has_linear_bias:
+            biases += 2 * d.hidden_size + self._ffn * (2 if d.is_gated else 1)
+        if self.has_qkv_bias:
+            biases += self._query + self._key_value
+        return d.layer_parameters / self.tensor_parallel + norms + biases
+
+    def embedding_parameters(self) -> float:
+        """Of the first virtual stage beside its layers."""
+        return (self._vocab + self.num_learned_positions) * self.dimensions.hidden_size
+
+    def head_parameters(self, *, is_alone: bool) -> float:
+        """Of the last virtual stage beside its layers; `is_alone` where it is also the first."""
+        norm = self.dimensions.hidden_size * (2 if self.has_norm_bias else 1)
+        return norm + (0 if self.is_output_tied and is_alone else self._vocab * self.dimensions.hidden_size)
+
+    def optimizer_bytes(self, parameters: float) -> float:
+        """Of the optimizer's states of so many parameters."""
+        return parameters * optimizer_bytes_per_parameter(self.is_mixed) / self.optimizer_shards
+
+    # --- what stays from forward to backward
+
+    def layer_bytes_per_token(self, *, micro_batch_size: int = 1) -> float:
+        """Saved by one layer beside keys and values; a microbatch's sequences share the angles."""
+        if self.recompute is Recompute.FULL:
+            return self._hidden * self.element_bytes
+        saved = self._layer_elements(micro_batch_size) * self.element_bytes
+        # The output stays under selective recomputation: the projection reads it.
+        return saved + (0.0 if self.recompute is Recompute.SELECTIVE else self._log_sum_exp_bytes)
+
+    def _layer_elements(self, micro_batch_size: int) -> float:
+        attention = 2 * self._query + (self._query + self._key_value / 2 if self.has_qk_norm else 0)
+        mlp = self._num_mlp_tensors * self._ffn
+        return 4 * self._hidden + attention + mlp + 4 * self.rotary_dim / micro_batch_size
+
+    @property
+    def _num_mlp_tensors(self) -> int:
+        """Gated: both halves before the gate, the gate, the other half with its offset, the product."""
+        return 5 if self.dimensions.is_gated else 2
+
+    def pending_bytes_per_token(self) -> float:
+        """Held by one layer between I and W: operands of the weight gradients."""
+        d = self.dimensions
+        inputs = 2 * self._hidden + self._query + self._ffn
+        grads = self._query + self._key_value + 2 * d.hidden_size + self._ffn * (2 if d.is_gated else 1)
+        return (inputs + grads) * self.element_bytes
+
+    def pending_head_bytes_per_token(self) -> float:
+        """The same of the output layer: its input and the gradient of the logits."""
+        return (self._hidden + self._vocab) * self.element_bytes
+
+    def kv_bytes_per_token(self) -> float:
+        """Keys and values of one layer."""
+        return self._key_value * self.element_bytes
+
+    def dkv_bytes_per_token(self) -> float:
+        """Their gradients' accumulator of one layer, float32."""
+        return self._key_value * 4
+
+    def head_bytes_per_token(self) -> float:
+        """Saved by the final norm and the output layer."""
+        return 2 * self._hidden * self.element_bytes
+
+    def softmax_bytes_per_token(self) -> float:
+        """Saved by the loss: probabilities in float32."""
+        return 4 * self._vocab
+
+    def message_bytes_per_token(self) -> float:
+        """Of the hidden states between stages."""
+        return self._hidden * self.element_bytes
+
+    def rotary_table_bytes_per_token(self) -> float:
+        """Angles, float32, kept for every position; once per model part."""
+        return 4 * self.rotary_dim
+
+    def gathered_bytes_per_token(self) -> float:
+        """The buffer in which sequence parallelism gathers a layer's input; one per rank, kept."""
+        return self.dimensions.hidden_size * self.element_bytes if self.is_sequence_parallel else 0.0
+
+    # --- what an action holds beyond what it keeps
+
+    def forward_temporary_bytes_per_token(self) -> float:
+        """Beyond what forward saves: the last layer's output, before and after it is scattered."""
+        output = self.dimensions.hidden_size if self.is_sequence_parallel else 0
+        recomputed = self._recomputed_layer_bytes()
+        return (output + self._hidden) * self.element_bytes + recomputed
+
+    def head_forward_temporary_bytes_per_token(self) -> float:
+        """Beyond what the loss saves: logits, and without tensor parallelism their float32 copy."""
+        if self.tensor_parallel > 1:
+            return self._vocab * self.element_bytes
+        return self._vocab * (self.element_bytes + (4 if self.is_mixed else 0))
+
+    def head_backward_temporary_bytes_per_token(self) -> float:
+        """Gradients of the logits; the vocabulary-parallel loss makes them in place of what it saved."""
+        if self.tensor_parallel > 1:
+            return self._vocab * self.element_bytes
+        return 2 * 4 * self._vocab
+
+    def backward_temporary_bytes(self, tokens: int, prefix: int) -> float:
+        """Beyond what forward saved, at the worst moment of the top layer's backward.
+
+        In the MLP's second matrix nothing saved has been freed, in a gate its input has, in
+        attention the whole MLP's.
+        """
+        d, element = self.dimensions, self.element_bytes
+        gathered = d.hidden_size if self.is_sequence_parallel else 0
+        weight_grad = d.hidden_size * self._ffn * element
+        matrix = tokens * (self._hidden + gathered + self._ffn) * element + weight_grad
+        gate = tokens * (self._hidden + 2 * self._ffn) * element if d.is_gated else 0.0
+        freed = self._num_mlp_tensors * self._ffn + 2 * self._hidden
+        query_grads = tokens * self._query * (2 * element + 4)
+        rows = (tokens + prefix) * self._key_value * element
+        if d.num_query_groups != d.num_query_heads:
+            rows += rows * d.num_query_heads / d.num_query_groups
+        attention = tokens * (2 * self._hidden - freed) * element + query_grads + rows
+        return max(matrix, gate, attention) + tokens * self._recomputed_layer_bytes()
+
+    def embedding_backward_bytes(self, tokens: int) -> float:
+        """The embedding's gradient, as large as itself, and that of its output."""
+        rows = max(self._vocab, self.num_learned_positions)
+        return (rows + tokens) * self.dimensions.hidden_size * self.element_bytes
+
+    def _recomputed_layer_bytes(self) -> float:
+        """One layer's activations, made again under full recomputation."""
+        if self.recompute is not Recompute.FULL:
+            return 0.0
+        made_again = (self._layer_elements(1) - self._hidden) * self.element_bytes
+        return made_again + self._log_sum_exp_bytes

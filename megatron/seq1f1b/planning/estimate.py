@@ -1,0 +1,223 @@
+"""Peak memory of every stage in closed form: a plan's occupancy times what the layers hold.
+
+Walks the actions of each rank once: a forward adds what its chunk's layers save, a backward frees
+it, posted receives and messages on their way count while they are there, and every action has its
+temporaries. Buffers of the KV cache are pooled: the most that a stage ever holds, it holds always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
+from megatron.seq1f1b.model.memory import GRADIENT_BYTES, KVHolding, ModelMemory
+from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport, StageMemory
+from megatron.seq1f1b.schedule import Action, ActionKind, Plan
+from megatron.seq1f1b.schedule.occupancy import occupancy_of
+
+F, B, I, W = ActionKind.F, ActionKind.B, ActionKind.I, ActionKind.W  # noqa: E741
+
+
+def estimate(
+    memory: ModelMemory,
+    plan: Plan,
+    boundaries: Boundaries,
+    *,
+    layers_of_virtual_stages: Sequence[int],
+    micro_batch_size: int = 1,
+    allocator_overhead: float = ALLOCATOR_OVERHEAD,
+) -> MemoryReport:
+    """What every stage will hold at its peak.
+
+    Args:
+        memory: the model on one rank.
+        plan: with its communication, or without (then messages are not counted).
+        boundaries: of the chunks.
+        layers_of_virtual_stages: layers by virtual stage over the whole pipeline.
+        micro_batch_size: sequences per microbatch.
+        allocator_overhead: reserved over live bytes, an assumption.
+    """
+    chunks = chunks_from(boundaries)
+    stages = [
+        _Walk(memory, plan, chunks, layers_of_virtual_stages, micro_batch_size, rank).result()
+        for rank in range(plan.num_stages)
+    ]
+    return MemoryReport(stages=stages, allocator_overhead=allocator_overhead)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Bytes that come and go with actions."""
+
+    activations: float = 0.0
+    logits: float = 0.0
+    messages: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return self.activations + self.logits + self.messages
+
+    def plus(self, activations: float = 0.0, logits: float = 0.0, messages: float = 0.0) -> _Held:
+        return _Held(self.activations + activations, self.logits + logits, self.messages + messages)
+
+
+class _Walk:
+    """One rank's actions, in order."""
+
+    def __init__(
+        self,
+        memory: ModelMemory,
+        plan: Plan,
+        chunks: Sequence[Chunk],
+        layers: Sequence[int],
+        micro_batch_size: int,
+        rank: int,
+    ) -> None:
+        self._memory = memory
+        self._plan = plan
+        self._chunks = chunks
+        self._layers = layers
+        self._batch = micro_batch_size
+        self._rank = rank
+        self._parts = range(rank, plan.num_all_virtual_stages, plan.num_stages)
+        self._communicates = plan.has_communication
+        self._held = _Held()
+        self._on_the_way: dict[ActionKind, float] = {}
+        self._peak = _Held(activations=-1.0)
+        self._peak_action = ""
+
+    def result(self) -> StageMemory:
+        """Walk, and add what is there all the time."""
+        for action in self._plan.actions[self._rank]:
+            self._step(action)
+        parameters = self._parameters()
+        kv_caches, dkv = self._pooled()
+        memory, longest = self._memory, max(chunk.length for chunk in self._chunks)
+        tables = memory.rotary_table_bytes_per_token() * self._chunks[-1].stop * len(self._parts)
+        gathered = memory.gathered_bytes_per_token() * longest * self._batch
+        return StageMemory(
+            stage=self._rank,
+            parameters_bytes=round(parameters * memory.element_bytes),
+            gradients_bytes=round(parameters * GRADIENT_BYTES),
+            optimizer_bytes=round(memory.optimizer_bytes(parameters)),
+            activations_bytes=round(self._peak.activations + tables),
+            kv_cache_bytes=round(kv_caches),
+            dkv_bytes=round(dkv),
+            logits_bytes=round(self._peak.logits),
+            communication_bytes=round(self._peak.messages + gathered),
+            peak_action=self._peak_action,
+        )
+
+    def _step(self, action: Action) -> None:
+        kind, chunk = action.kind, self._chunks[action.chunk]
+        message = self._message(chunk)
+        if kind.is_receive:
+            self._held = self._held.plus(messages=message)
+            self._note(action, self._held)
+        elif kind.is_send:
+            before = self._on_the_way.get(kind, 0.0)
+            self._on_the_way[kind] = message
+            self._held = self._held.plus(messages=message - before)
+        elif kind is F:
+            self._forward(action, chunk)
+        elif kind is W:
+            self._held = self._held.plus(-self._pending(action, chunk), -self._pending_head(action, chunk))
+        else:
+            self._backward(action, chunk)
+
+    def _forward(self, action: Action, chunk: Chunk) -> None:
+        tokens, memory = chunk.length * self._batch, self._memory
+        arrived = self._message(chunk) if self._receives(action) else 0.0
+        self._held = self._held.plus(self._saved(action, chunk), self._softmax(action, chunk), -arrived)
+        worst = self._held.plus(activations=tokens * memory.forward_temporary_bytes_per_token())
+        if self._is_last(action):
+            head = self._held.plus(logits=tokens * memory.head_forward_temporary_bytes_per_token())
+            worst = max(worst, head, key=lambda held: held.total)
+        self._note(action, worst)
+
+    def _backward(self, action: Action, chunk: Chunk) -> None:
+        tokens, memory = chunk.length * self._batch, self._memory
+        if self._receives(action):
+            self._held = self._held.plus(messages=-self._message(chunk))
+        temporary = memory.backward_temporary_bytes(chunk.length, chunk.start) * self._batch
+        kept = self._pending(action, chunk) if action.kind is I else 0.0
+        kept_head = self._pending_head(action, chunk) if action.kind is I else 0.0
+        softmax = self._softmax(action, chunk)
+        # The probabilities are gone when the layers' backward starts.
+        worst = self._held.plus(temporary, kept_head - softmax)
+        if self._is_last(action):
+            head = self._held.plus(logits=tokens * memory.head_backward_temporary_bytes_per_token())
+            worst = max(worst, head, key=lambda held: held.total)
+        self._note(action, worst)
+        self._held = self._held.plus(kept - self._saved(action, chunk), kept_head - softmax)
+        if action.virtual_stage == self._plan.first_virtual_stage:
+            embedding = memory.embedding_backward_bytes(tokens)
+            self._note(action, self._held.plus(activations=embedding))
+
+    def _note(self, action: Action, held: _Held) -> None:
+        if held.total > self._peak.total:
+            self._peak, self._peak_action = held, str(action)
+
+    # --- sizes
+
+    def _saved(self, action: Action, chunk: Chunk) -> float:
+        """What one unit's forward keeps beside the cache."""
+        memory, layers = self._memory, self._layers[action.virtual_stage]
+        per_layer = memory.layer_bytes_per_token(micro_batch_size=self._batch)
+        saved = chunk.length * per_layer * layers
+        if memory.kv_holding is KVHolding.CONCATENATED:
+            rows = chunk.length + (chunk.stop if chunk.count > 1 else 0)
+            saved += rows * memory.kv_bytes_per_token() * layers
+        elif chunk.count == 1:
+            saved += chunk.length * memory.kv_bytes_per_token() * layers
+        if self._is_last(action):
+            saved += chunk.length * memory.head_bytes_per_token()
+        return saved * self._batch
+
+    def _softmax(self, action: Action, chunk: Chunk) -> float:
+        if not self._is_last(action):
+            return 0.0
+        return chunk.length * self._batch * self._memory.softmax_bytes_per_token()
+
+    def _pending(self, action: Action, chunk: Chunk) -> float:
+        per_layer = chunk.length * self._batch * self._memory.pending_bytes_per_token()
+        return per_layer * self._layers[action.virtual_stage]
+
+    def _pending_head(self, action: Action, chunk: Chunk) -> float:
+        if not self._is_last(action):
+            return 0.0
+        return chunk.length * self._batch * self._memory.pending_head_bytes_per_token()
+
+    def _message(self, chunk: Chunk) -> float:
+        return chunk.length * self._batch * self._memory.message_bytes_per_token()
+
+    def _pooled(self) -> tuple[float, float]:
+        """Most keys and values, and most of their gradients, that the rank ever holds."""
+        memory, last = self._memory, self._chunks[-1]
+        if last.count == 1 or memory.kv_holding is KVHolding.CONCATENATED:
+            return 0.0, 0.0
+        shares = [chunk.length / last.stop for chunk in self._chunks]
+        occupancy = occupancy_of(self._plan, self._rank, shares)
+        layers = max(self._layers[part] for part in self._parts) * self._batch
+        kv = occupancy.peak_kv_caches * layers * last.stop * memory.kv_bytes_per_token()
+        return kv, occupancy.peak_dkv_buffers * layers * last.start * memory.dkv_bytes_per_token()
+
+    def _parameters(self) -> float:
+        plan, memory = self._plan, self._memory
+        count = sum(self._layers[part] for part in self._parts) * memory.layer_parameters()
+        if plan.first_virtual_stage in self._parts:
+            count += memory.embedding_parameters()
+        if plan.last_virtual_stage in self._parts:
+            count += memory.head_parameters(is_alone=plan.num_all_virtual_stages == 1)
+        return count
+
+    def _is_last(self, action: Action) -> bool:
+        return action.virtual_stage == self._plan.last_virtual_stage
+
+    def _receives(self, action: Action) -> bool:
+        """Whether the action consumes a message that was counted."""
+        if not self._communicates:
+            return False
+        edge = self._plan.first_virtual_stage if action.kind is F else self._plan.last_virtual_stage
+        return action.virtual_stage != edge

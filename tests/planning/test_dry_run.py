@@ -1,0 +1,79 @@
+"""The estimate against the model's own code, counted by storage."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = shlex.split(
+    "--num-layers 4 --hidden-size 512 --num-attention-heads 8 --seq-length 4096 --vocab-size 8191 "
+    "--tokenizer-type NullTokenizer --mock-data --micro-batch-size 1 --global-batch-size 4 --train-iters 1 "
+    "--lr 1e-4 --pipeline-model-parallel-size 2 --untie-embeddings-and-output-weights --bf16 "
+    "--use-distributed-optimizer --pipe-sp-splits 4"
+)
+ROPE = ("--position-embedding-type", "rope")
+SHARDED = ("--tensor-model-parallel-size", "2", "--sequence-parallel")
+LLAMA = (
+    *ROPE,
+    *("--swiglu", "--normalization", "RMSNorm", "--disable-bias-linear"),
+    *("--group-query-attention", "--num-query-groups", "2"),
+)
+DYNAMIC = ("activations_bytes", "kv_cache_bytes", "dkv_bytes", "logits_bytes", "communication_bytes")
+STATIC = ("parameters_bytes", "gradients_bytes", "optimizer_bytes")
+
+
+def stages(world_size: int, *flags: str) -> list[tuple[dict[str, int], dict[str, int]]]:
+    """(dry run, estimate) of every stage."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.planning.dry_runs", str(world_size), *BASE, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    return list(zip(printed["dry"], printed["estimate"], strict=True))
+
+
+def check(pairs: list[tuple[dict[str, int], dict[str, int]]], *, within: float) -> None:
+    for dry, estimated in pairs:
+        for name in STATIC:
+            assert estimated[name] == dry[name], name
+        for name in ("kv_cache_bytes", "dkv_bytes"):
+            assert estimated[name] == pytest.approx(dry[name], rel=1e-3), name
+        total = sum(dry[name] for name in DYNAMIC)
+        assert sum(estimated[name] for name in DYNAMIC) == pytest.approx(total, rel=within)
+
+
+def test_a_gpt_with_rotary_positions() -> None:
+    check(stages(2, *ROPE), within=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world_size", "flags"),
+    [
+        (2, ("--pipe-sp-splits", "1", *ROPE)),
+        (4, (*SHARDED, *ROPE)),
+        (4, ("--tensor-model-parallel-size", "2", "--micro-batch-size", "2", *ROPE)),
+        (2, LLAMA),
+        (2, ("--no-untie-embeddings-and-output-weights",)),
+        (2, ("--no-bf16", "--num-layers-per-virtual-pipeline-stage", "1", *ROPE)),
+        (4, (*SHARDED, *LLAMA)),
+    ],
+    ids=["1f1b", "tp-sp", "tp", "llama", "learned-tied", "fp32-interleaved", "llama-tp-sp"],
+)
+def test_layouts_and_models(world_size: int, flags: tuple[str, ...]) -> None:
+    check(stages(world_size, *flags), within=0.02)
+
+
+@pytest.mark.slow
+def test_operands_of_weight_gradients_that_wait() -> None:
+    check(stages(2, "--pipeline-schedule", "seq1f1b-zb", *ROPE), within=0.05)

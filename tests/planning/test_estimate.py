@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron.seq1f1b.model.flops import ModelDimensions
+from megatron.seq1f1b.model.memory import KVHolding, ModelMemory, Recompute
+from megatron.seq1f1b.planning.estimate import estimate
+from megatron.seq1f1b.planning.memory_report import MemoryReport
+from megatron.seq1f1b.planning.occupancy import first_microbatches, microbatches_until_peak
+from megatron.seq1f1b.schedule import add_communication, make_plan, validate_plan
+
+ROOT = Path(__file__).resolve().parents[2]
+DIMENSIONS = ModelDimensions(
+    num_layers=8,
+    hidden_size=256,
+    ffn_hidden_size=1024,
+    num_query_heads=4,
+    num_query_groups=4,
+    head_dim=64,
+    is_gated=False,
+    padded_vocab_size=512,
+)
+
+
+def report(
+    name: str,
+    *,
+    chunks: int = 4,
+    seq_length: int = 2048,
+    recompute: Recompute = Recompute.NONE,
+    kv_holding: KVHolding = KVHolding.IN_PLACE,
+) -> MemoryReport:
+    plan = add_communication(make_plan(name, stages=4, microbatches=8, chunks=chunks))
+    memory = ModelMemory(
+        dimensions=DIMENSIONS, is_mixed=False, rotary_dim=64, recompute=recompute, kv_holding=kv_holding
+    )
+    boundaries = tuple(index * seq_length // chunks for index in range(chunks + 1))
+    return estimate(memory, plan, boundaries, layers_of_virtual_stages=(2,) * 4, allocator_overhead=1.1)
+
+
+def live_activations(estimated: MemoryReport, stage: int = 0) -> int:
+    held = estimated.stages[stage]
+    return held.activations_bytes + held.kv_cache_bytes + held.dkv_bytes + held.communication_bytes
+
+
+def test_the_peak_is_the_sum_of_its_fields_times_the_overhead() -> None:
+    printed = json.loads(report("seq1f1b").to_json())
+    assert list(printed) == ["stages", "allocator_overhead"]
+    assert printed["allocator_overhead"] == 1.1
+    for number, stage in enumerate(printed["stages"]):
+        assert list(stage) == [
+            "stage",
+            "parameters_bytes",
+            "gradients_bytes",
+            "optimizer_bytes",
+            "activations_bytes",
+            "kv_cache_bytes",
+            "logits_bytes",
+            "communication_bytes",
+            "peak_bytes",
+            "peak_action",
+        ]
+        assert stage["stage"] == number
+        fields = [value for key, value in stage.items() if key.endswith("_bytes") and key != "peak_bytes"]
+        assert stage["peak_bytes"] == pytest.approx(1.1 * sum(fields), abs=1)
+        assert stage["peak_action"].startswith(str(number))
+
+
+def test_chunks_halve_the_first_stage() -> None:
+    ratio = live_activations(report("seq1f1b")) / live_activations(report("1f1b", chunks=1))
+    assert 0.4 < ratio < 0.55
+
+
+def test_concatenated_prefixes_cost_more_than_one_cache() -> None:
+    in_place, concatenated = (report("seq1f1b", kv_holding=each) for each in KVHolding)
+    assert concatenated.worst_peak_bytes > in_place.worst_peak_bytes
+
+
+@pytest.mark.parametrize("name", ["seq1f1b", "seq1f1b-zb"])
+def test_recomputing_more_holds_less(name: str) -> None:
+    full, selective, none = (
+        report(name, recompute=each).stages[0].live_bytes
+        for each in (Recompute.FULL, Recompute.SELECTIVE, Recompute.NONE)
+    )
+    assert full < selective < none
+
+
+def test_the_table_names_the_stage_that_needs_most() -> None:
+    estimated = report("1f1b", chunks=1)
+    worst = max(estimated.stages, key=estimated.peak_bytes).stage
+    assert estimated.to_table().splitlines()[-1].startswith(f"most on stage {worst}: ")
+
+
+@pytest.mark.parametrize("name", ["1f1b", "seq1f1b", "seq1f1b-zb"])
+def test_the_first_microbatches_are_a_plan_with_the_same_peak(name: str) -> None:
+    chunks = 1 if name == "1f1b" else 4
+    plan = make_plan(name, stages=4, microbatches=16, chunks=chunks)
+    whole = first_microbatches(plan, microbatches_until_peak(plan, 0, [1] * chunks))
+    validate_plan(whole)
+    assert whole.num_microbatches < 16
+    assert microbatches_until_peak(whole, 0, [1] * chunks) <= whole.num_microbatches
+
+
+@pytest.mark.slow
+def test_the_first_stage_holds_what_a_real_step_holds() -> None:
+    """Counted by storage in a real run of four processes, after every forward."""
+    command = "-m torch.distributed.run --standalone --nproc_per_node 4 benchmarks/activation_memory.py"
+    sizes = "--microbatches 8 --chunks 4 --seq-length 2048 --layers 8 --hidden 256 --heads 4 --vocab 511"
+    done = subprocess.run(
+        [sys.executable, *command.split(), *sizes.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout.splitlines()[-1])["peak_bytes_stage_0"]
+    assert live_activations(report("1f1b", chunks=1)) == pytest.approx(counted["1f1b"], rel=0.04)
+    assert live_activations(report("seq1f1b")) == pytest.approx(counted["average"], rel=0.04)
