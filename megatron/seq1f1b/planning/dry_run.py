@@ -32,7 +32,6 @@ from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches
 from megatron.seq1f1b.runtime.program import MegatronProgram
 from megatron.seq1f1b.schedule import Action, ActionKind, Channel, Plan
 
-
 _ForwardStep = Callable[..., tuple[torch.Tensor, Callable[..., tuple[object, ...]]]]
 
 

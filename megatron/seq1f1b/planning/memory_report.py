@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ALLOCATOR_OVERHEAD = 1.08
+ALLOCATOR_OVERHEAD = 1.05
 """Reserved over live bytes: what PyTorch's caching allocator keeps beyond what tensors hold. A stated
 assumption: with this one factor the estimate meets the published bars (benchmarks/published_memory.py)."""
 
