@@ -12,6 +12,7 @@ import sys
 
 from megatron.seq1f1b.config import notes_on, parse_arguments
 from megatron.seq1f1b.errors import Seq1F1BError
+from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
 
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = parse_arguments(arguments)
         run = prepare(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+        start = find_start(run)
     except Seq1F1BError as error:
         if is_first:
             print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> int:
     install_cpu_support()
     from megatron.seq1f1b.training.pretrain import pretrain
 
-    pretrain(run)
+    pretrain(run, start)
     return 0
 
 

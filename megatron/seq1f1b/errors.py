@@ -21,6 +21,10 @@ class DataError(Seq1F1BError, ValueError):
     """Input data, an index or a tokenizer that is missing, truncated or inconsistent."""
 
 
+class CheckpointError(Seq1F1BError, RuntimeError):
+    """A checkpoint that is missing, torn, of another model or newer format, or cannot be written."""
+
+
 class BackendError(Seq1F1BError, ValueError):
     """An attention backend that cannot serve what was asked; the message names one that can."""
 

@@ -10,6 +10,8 @@ from megatron.core import parallel_state
 
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.training.build import build
+from megatron.seq1f1b.training.checkpoint.load import load
+from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.loop import Loop
 from megatron.seq1f1b.training.prepare import prepare
@@ -19,12 +21,21 @@ from tests.parity.layouts import COMMON, GPT2_LIKE
 Row = dict[str, object]
 
 
+def train_each(runs: tuple[tuple[str, str], ...]) -> None:
+    """Runs of (flags, run directory) in turn."""
+    for flags, run_dir in runs:
+        train(flags, run_dir)
+
+
 def train(flags: str, run_dir: str) -> None:
-    """One run of the loop; leaves the process group alone, so that another can follow."""
+    """One run; leaves the process group alone, so that another can follow."""
     run = prepare(parse_arguments(f"{COMMON} {GPT2_LIKE} {flags}".split()), world_size=dist.get_world_size())
+    start = find_start(run)
     join(run.config, run.layout)
     try:
-        Loop(run, build(run), read_data(run), run_dir=Path(run_dir)).train()
+        trained = build(run)
+        iteration = 0 if start is None else load(run, trained, *start)
+        Loop(run, trained, read_data(run), run_dir=Path(run_dir), iteration=iteration).train()
     finally:
         parallel_state.destroy_model_parallel()
 
@@ -32,3 +43,8 @@ def train(flags: str, run_dir: str) -> None:
 def rows_of(run_dir: Path | str) -> list[Row]:
     """The rows of metrics.jsonl."""
     return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses_of(run_dir: Path | str) -> list[float]:
+    """The loss of every step, exactly."""
+    return [float(str(row["lm_loss"])) for row in rows_of(run_dir)]

@@ -3,6 +3,7 @@
 from megatron.seq1f1b.config.layout import Layout
 from megatron.seq1f1b.config.megatron_flags import notes_on
 from megatron.seq1f1b.config.options import (
+    CheckpointOptions,
     Config,
     DataOptions,
     ModelOptions,
@@ -16,6 +17,7 @@ from megatron.seq1f1b.config.parser import make_parser, parse_arguments
 from megatron.seq1f1b.config.validation import validate
 
 __all__ = [
+    "CheckpointOptions",
     "Config",
     "DataOptions",
     "Layout",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron.seq1f1b.config.sections.checkpoint import CheckpointOptions
 from megatron.seq1f1b.config.sections.data import DataOptions
 from megatron.seq1f1b.config.sections.model import ModelOptions
 from megatron.seq1f1b.config.sections.optimizer import OptimizerOptions
@@ -17,6 +18,7 @@ from megatron.seq1f1b.config.sections.schedule import ScheduleOptions
 from megatron.seq1f1b.config.sections.training import TrainingOptions
 
 __all__ = [
+    "CheckpointOptions",
     "Config",
     "DataOptions",
     "ModelOptions",
@@ -38,4 +40,5 @@ class Config:
     training: TrainingOptions
     optimizer: OptimizerOptions
     data: DataOptions
+    checkpoint: CheckpointOptions
     run: RunOptions

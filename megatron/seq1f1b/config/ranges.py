@@ -30,6 +30,12 @@ _AT_LEAST_ONE = frozenset(
         "log_interval",
         "eval_interval",
         "lr_decay_iters",
+        "save_interval",
+        "keep_latest",
+        "loss_scale_window",
+        "hysteresis",
+        "exit_interval",
+        "exit_duration_in_mins",
     }
 )
 _AT_LEAST_ZERO = frozenset(
@@ -42,10 +48,21 @@ _AT_LEAST_ZERO = frozenset(
         "weight_decay",
         "clip_grad",
         "num_workers",
+        "ckpt_step",
         "zero_bubble_max_pending_weight_grads",
     }
 )
-_POSITIVE = frozenset({"lr", "norm_epsilon", "adam_eps", "init_method_std"})
+_POSITIVE = frozenset(
+    {
+        "lr",
+        "loss_scale",
+        "initial_loss_scale",
+        "min_loss_scale",
+        "norm_epsilon",
+        "adam_eps",
+        "init_method_std",
+    }
+)
 _BELOW_ONE = frozenset({"adam_beta1", "adam_beta2", "hidden_dropout", "attention_dropout"})
 
 

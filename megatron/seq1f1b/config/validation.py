@@ -23,6 +23,7 @@ def validate(config: Config, *, world_size: int) -> Layout:
         ConfigurationError: the options cannot run together on so many processes.
     """
     check_ranges(config)
+    _check_precision(config)
     ffn_hidden_size, kv_channels, num_query_groups = _model_sizes(config.model)
     _check_tensor_parallel(config, ffn_hidden_size, num_query_groups)
     layers = layers_of_virtual_stages(config.model, config.parallel)
@@ -45,6 +46,21 @@ def validate(config: Config, *, world_size: int) -> Layout:
     _check_schedule(config, layout)
     _check_learning_rate(config.optimizer, train_iters=config.training.train_iters)
     return layout
+
+
+def _check_precision(config: Config) -> None:
+    training = config.training
+    if training.bf16 and training.fp16:
+        raise ConfigurationError("--bf16 and --fp16 are two precisions; give one of them")
+    if training.loss_scale is not None and not training.fp16:
+        raise ConfigurationError(
+            f"--loss-scale {training.loss_scale:g} means nothing without --fp16; leave it out"
+        )
+    if training.min_loss_scale > training.initial_loss_scale:
+        raise ConfigurationError(
+            f"--min-loss-scale {training.min_loss_scale:g} is more than --initial-loss-scale "
+            f"{training.initial_loss_scale:g}; lower it"
+        )
 
 
 def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:

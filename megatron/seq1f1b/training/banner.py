@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from megatron.seq1f1b.chunk import chunks_from
+from megatron.seq1f1b.config import TrainingOptions
 from megatron.seq1f1b.model.flops import ModelDimensions, backward_flops, forward_flops
 from megatron.seq1f1b.schedule import Costs, Plan, simulate
 from megatron.seq1f1b.training.prepare import Run
 
 
-def banner(run: Run, *, num_parameters: int, device: str) -> str:
+def banner(run: Run, *, num_parameters: int, device: str, adam: str) -> str:
     """The banner's lines; `num_parameters` counts the whole model once."""
     config, layout = run.config, run.layout
     parallel, training = config.parallel, config.training
@@ -37,8 +38,8 @@ def banner(run: Run, *, num_parameters: int, device: str) -> str:
             f"{config.schedule.pipe_sp_splits} of {lengths} tokens ({config.schedule.pipe_sp_strategy})"
         ),
         "predicted bubble": f"{predicted_bubble(run):.1%} (from FLOPs)",
-        "precision": "bfloat16, float32 master weights" if training.bf16 else "float32",
-        "optimizer": f"AdamW, {'distributed' if parallel.use_distributed_optimizer else 'replicated'}",
+        "precision": _precision(training),
+        "optimizer": f"{adam} AdamW, {'distributed' if parallel.use_distributed_optimizer else 'replicated'}",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:>{width}} : {text}" for name, text in rows.items())
@@ -89,6 +90,13 @@ _LAYER = {
     "W": _weight_grad_flops,
 }
 _HEAD = {"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0}
+
+
+def _precision(training: TrainingOptions) -> str:
+    if training.fp16:
+        scale = "adapting" if training.loss_scale is None else f"{training.loss_scale:g}"
+        return f"float16, float32 master weights, loss scale {scale}"
+    return "bfloat16, float32 master weights" if training.bf16 else "float32"
 
 
 def _per_stage(run: Run) -> str:

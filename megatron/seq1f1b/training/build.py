@@ -19,6 +19,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.seq1f1b.model.gpt import ModelShape, build_model_part
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream import is_cpu_only
+from megatron.seq1f1b.upstream.adam import choose_adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Trained:
     parts: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
+    adam: str
+    """Whose Adam it is."""
 
 
 def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
@@ -36,9 +39,10 @@ def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
 
     `params_dtype` overrides the precision of the configuration (float64 in tests).
     """
-    dtype = params_dtype or (torch.bfloat16 if run.config.training.bf16 else torch.float32)
+    dtype = params_dtype or _dtype(run)
     transformer = transformer_config(run, dtype)
     parts = [_wrap(part, run, transformer) for part in _model_parts(run, transformer)]
+    adam = choose_adam()
     optimizer = get_megatron_optimizer(_optimizer_config(run, dtype), parts)
     transformer.grad_scale_func = optimizer.scale_loss
     transformer.finalize_model_grads_func = finalize_model_grads
@@ -50,7 +54,14 @@ def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
         parts=parts,
         optimizer=optimizer,
         scheduler=_scheduler(run, optimizer),
+        adam=adam,
     )
+
+
+def _dtype(run: Run) -> torch.dtype:
+    if run.config.training.fp16:
+        return torch.float16
+    return torch.bfloat16 if run.config.training.bf16 else torch.float32
 
 
 def transformer_config(run: Run, dtype: torch.dtype) -> TransformerConfig:
@@ -82,6 +93,7 @@ def transformer_config(run: Run, dtype: torch.dtype) -> TransformerConfig:
         pipeline_dtype=dtype,
         params_dtype=dtype,
         bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
         use_cpu_initialization=is_cpu_only(),
         # Weights are set by `initialize_weights`, whatever the layout; only the parameters'
         # attributes are wanted from Megatron-Core's initialisation.
@@ -121,10 +133,10 @@ def _wrap(part: torch.nn.Module, run: Run, transformer: TransformerConfig) -> Di
     """The part in its compute precision, inside Megatron-Core's data-parallel wrapper."""
     if not is_cpu_only():
         part.cuda(torch.cuda.current_device())
-    if transformer.bf16:
+    if transformer.bf16 or transformer.fp16:
         part = Float16Module(transformer, part)
     ddp = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=transformer.bf16,
+        grad_reduce_in_fp32=transformer.bf16 or transformer.fp16,
         overlap_grad_reduce=run.config.parallel.overlap_grad_reduce,
         use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
     )
@@ -132,7 +144,7 @@ def _wrap(part: torch.nn.Module, run: Run, transformer: TransformerConfig) -> Di
 
 
 def _optimizer_config(run: Run, dtype: torch.dtype) -> OptimizerConfig:
-    options = run.config.optimizer
+    options, training = run.config.optimizer, run.config.training
     return OptimizerConfig(
         optimizer="adam",
         lr=options.lr,
@@ -143,6 +155,12 @@ def _optimizer_config(run: Run, dtype: torch.dtype) -> OptimizerConfig:
         adam_eps=options.adam_eps,
         clip_grad=options.clip_grad,
         bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        loss_scale=training.loss_scale,
+        initial_loss_scale=training.initial_loss_scale,
+        min_loss_scale=training.min_loss_scale,
+        loss_scale_window=training.loss_scale_window,
+        hysteresis=training.hysteresis,
         params_dtype=dtype,
         use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
     )

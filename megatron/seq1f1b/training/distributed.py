@@ -16,6 +16,9 @@ from megatron.seq1f1b.upstream import is_cpu_only
 def join(config: Config, layout: Layout) -> None:
     """Join the process group (torchrun's environment, or a single process) and set the seeds."""
     timeout = timedelta(minutes=config.parallel.distributed_timeout_minutes)
+    if config.parallel.tensor_model_parallel_size > 1:
+        # Megatron-Core overlaps tensor-parallel messages by the order in which kernels are launched.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if not dist.is_initialized():
         if not is_cpu_only():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

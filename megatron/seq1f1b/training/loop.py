@@ -1,4 +1,4 @@
-"""The training loop: step, measure, validate, report."""
+"""The training loop: step, measure, validate, report, save, stop."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 
 from megatron.seq1f1b.data import SplitDatasets
 from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.checkpoint.save import save
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.evaluation import consumed_validation_samples, evaluate, is_evaluated
 from megatron.seq1f1b.training.metrics import StepMetrics, gather
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import open_run
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
+from megatron.seq1f1b.training.stop import Stop, StopRequests
 
 _COMPARED_STEPS = 6
 """After so many steps a predicted step time is compared with those after the first."""
@@ -38,10 +40,12 @@ class Loop:
             run, datasets.valid, consumed_samples=consumed_validation_samples(run, iteration)
         )
         self._metrics_file = open_run(run, run_dir, iteration=iteration)
+        self._stops = StopRequests(run.config)
         self._seconds: deque[float] = deque(maxlen=20)
 
-    def train(self) -> None:
-        """Every step that is left, with its metrics on rank 0's terminal and in its file."""
+    def train(self) -> Stop | None:
+        """Every step that is left; returns why it stopped before the last one."""
+        stop = None
         iterations = self._run.config.training.train_iters
         for iteration in range(self._first, iterations + 1):
             metrics = self._step(iteration)
@@ -49,9 +53,21 @@ class Loop:
                 loss = evaluate(self._run, self._trained, self._forward_backward, self._validation_data)
                 metrics = dataclasses.replace(metrics, validation_loss=loss)
             self._report(metrics)
+            stop = self._stops.after(iteration)
+            self._save_if_due(iteration, is_last=stop is not None or iteration == iterations)
+            if stop is not None:
+                break
+        self._close(stop)
+        return stop
+
+    def _close(self, stop: Stop | None) -> None:
+        last = self._run.config.training.train_iters if stop is None else stop.iteration
+        ending = "" if stop is None else f", stopped by {stop.reason}"
         if self._metrics_file is not None:
             self._metrics_file.close()
-        say(f"trained {max(0, iterations + 1 - self._first)} steps; see {self._run_dir}")
+            if stop is not None:
+                stop.write(self._run_dir)
+        say(f"trained {max(0, last + 1 - self._first)} steps{ending}; see {self._run_dir}")
 
     def _step(self, iteration: int) -> StepMetrics:
         started_at = time.perf_counter()
@@ -66,6 +82,15 @@ class Loop:
             learning_rate=learning_rate,
             loss_scale=loss_scale,
         )
+
+    def _save_if_due(self, iteration: int, *, is_last: bool) -> None:
+        options = self._run.config.checkpoint
+        if options.save is None:
+            return
+        if is_last or (options.save_interval is not None and iteration % options.save_interval == 0):
+            started_at = time.perf_counter()
+            save(self._run, self._trained, Path(options.save), iteration=iteration)
+            say(f"saved step {iteration} to {options.save} in {time.perf_counter() - started_at:.2f} s")
 
     def _report(self, metrics: StepMetrics) -> None:
         run, iteration = self._run, metrics.iteration

@@ -11,6 +11,8 @@ from megatron.seq1f1b.partition import PROFILED
 from megatron.seq1f1b.training.banner import banner
 from megatron.seq1f1b.training.build import Trained, build
 from megatron.seq1f1b.training.calibrate import profiled
+from megatron.seq1f1b.training.checkpoint.load import load
+from megatron.seq1f1b.training.checkpoint.start import Start
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.distributed import join, leave
 from megatron.seq1f1b.training.loop import Loop
@@ -20,7 +22,7 @@ from megatron.seq1f1b.training.samples import data_settings, sample_counts
 from megatron.seq1f1b.upstream import is_cpu_only
 
 
-def pretrain(run: Run) -> None:
+def pretrain(run: Run, start: Start | None = None) -> None:
     """Train from where the run stands to the last step; returns when every process is done."""
     say("starting: joining processes and building the model")
     join(run.config, run.layout)
@@ -32,10 +34,18 @@ def pretrain(run: Run) -> None:
         if run.config.schedule.pipe_sp_strategy == PROFILED:
             say("measuring the stages to choose chunk boundaries")
             run = profiled(run, trained, datasets.train, run_dir)
-        say(banner(run, num_parameters=_num_parameters(trained), device=_device_name()))
-        Loop(run, trained, datasets, run_dir=run_dir).train()
+        parameters, device = _num_parameters(trained), _device_name()
+        say(banner(run, num_parameters=parameters, device=device, adam=trained.adam))
+        Loop(run, trained, datasets, run_dir=run_dir, iteration=_load(run, trained, start)).train()
     finally:
         leave()
+
+
+def _load(run: Run, trained: Trained, start: Start | None) -> int:
+    """The step to go on after; every process loads what rank 0 found."""
+    found = [start]
+    dist.broadcast_object_list(found, src=0)
+    return 0 if found[0] is None else load(run, trained, *found[0])
 
 
 def read_data(run: Run) -> SplitDatasets:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from megatron.seq1f1b.training.metrics import MetricsFile
 from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.training.stop import FILE as STOPPED_FILE
 
 CONFIG_FILE = "config.json"
 
@@ -30,6 +31,7 @@ def open_run(run: Run, run_dir: Path, *, iteration: int) -> MetricsFile | None:
     if dist.get_rank() != 0:
         return None
     run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / STOPPED_FILE).unlink(missing_ok=True)
     text = json.dumps(resolved_configuration(run), indent=2) + "\n"
     (run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
     return MetricsFile(run_dir, iteration=iteration)

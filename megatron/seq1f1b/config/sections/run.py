@@ -1,4 +1,4 @@
-"""Where a run writes, and how often it reports."""
+"""Where a run writes, and when it ends early."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Run: where its files go."""
+    """Run: where its files go, and when it ends early."""
 
     run_dir: str | None = None
     """Folder of the resolved configuration and metrics.jsonl; a new one below runs/."""
+    exit_interval: int | None = None
+    """Save and end after a step that is a multiple of this."""
+    exit_duration_in_mins: int | None = None
+    """Save and end after so many minutes."""
+    exit_signal_handler: bool = False
+    """Save and end after SIGTERM, SIGINT or SIGUSR1."""

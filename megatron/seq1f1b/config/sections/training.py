@@ -21,6 +21,18 @@ class TrainingOptions:
     """Decides initial weights and the order of samples, under any layout."""
     bf16: bool = False
     """Compute in bfloat16, with float32 master weights."""
+    fp16: bool = False
+    """Compute in float16, with float32 master weights and a loss scale."""
+    loss_scale: float | None = None
+    """A fixed loss scale; one that adapts."""
+    initial_loss_scale: float = 2.0**32
+    """Where the adapting loss scale starts."""
+    min_loss_scale: float = 1.0
+    """How far it may fall."""
+    loss_scale_window: int = 1000
+    """Steps without overflow after which it doubles."""
+    hysteresis: int = 2
+    """Overflows after which it halves."""
     log_interval: int = 10
     """Steps between lines on the terminal."""
     eval_iters: int = 0

@@ -1,0 +1,90 @@
+"""Whether a checkpoint is of the model that a run trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from megatron.seq1f1b.config import Config
+from megatron.seq1f1b.errors import CheckpointError
+from megatron.seq1f1b.training.checkpoint.manifest import Manifest
+from megatron.seq1f1b.training.prepare import Run
+
+
+def model_of(run: Run) -> dict[str, Any]:
+    """The hyperparameters that decide the weights' names, shapes and meaning, by flag."""
+    model = run.config.model
+    learned = model.position_embedding_type == "learned_absolute"
+    return {
+        "--num-layers": model.num_layers,
+        "--hidden-size": model.hidden_size,
+        "--ffn-hidden-size": run.layout.ffn_hidden_size,
+        "--num-attention-heads": model.num_attention_heads,
+        "--num-query-groups": run.layout.num_query_groups,
+        "--kv-channels": run.layout.kv_channels,
+        "--swiglu": model.swiglu,
+        "--normalization": model.normalization,
+        "--qk-layernorm": model.qk_layernorm,
+        "--disable-bias-linear": model.disable_bias_linear,
+        "--add-qkv-bias": model.add_qkv_bias,
+        "--position-embedding-type": model.position_embedding_type,
+        "--max-position-embeddings": run.layout.max_position_embeddings if learned else None,
+        "--rotary-base": None if learned else model.rotary_base,
+        "--rotary-percent": None if learned else model.rotary_percent,
+        "--untie-embeddings-and-output-weights": model.untie_embeddings_and_output_weights,
+        "ids of the tokenizer": run.tokenizer.vocab_size,
+    }
+
+
+def layout_of(config: Config, world_size: int) -> dict[str, int]:
+    """What random states depend on."""
+    parallel = config.parallel
+    return {
+        "tensor": parallel.tensor_model_parallel_size,
+        "pipeline": parallel.pipeline_model_parallel_size,
+        "world": world_size,
+    }
+
+
+def optimizer_of(config: Config) -> dict[str, Any]:
+    """What decides the form of the optimizer's state, by flag; no layout does."""
+    return {
+        "--use-distributed-optimizer": config.parallel.use_distributed_optimizer,
+        "--bf16": config.training.bf16,
+        "--fp16": config.training.fp16,
+    }
+
+
+def check_model(manifest: Manifest, run: Run, folder: Path) -> None:
+    """Refuse a checkpoint of another model, or whose optimizer state cannot be taken over.
+
+    Raises:
+        CheckpointError: with everything that differs.
+    """
+    differences = _differences(manifest.model, model_of(run))
+    if differences:
+        raise CheckpointError(
+            f"checkpoint {folder} is of another model: {differences}; give the flags it was trained "
+            "with, or another --load"
+        )
+    options = run.config.checkpoint
+    if options.finetune or options.no_load_optim or not manifest.has_optimizer:
+        return
+    differences = _differences(manifest.optimizer, optimizer_of(run.config))
+    if differences:
+        raise CheckpointError(
+            f"the optimizer state of checkpoint {folder} has another form: {differences}; give the flags "
+            "it was trained with, or --no-load-optim"
+        )
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    return "; ".join(
+        f"{flag} is {_text(there.get(flag))} there and {_text(value)} here"
+        for flag, value in here.items()
+        if there.get(flag) != value
+    )
+
+
+def _text(value: object) -> str:
+    return "unset" if value is None else str(value)

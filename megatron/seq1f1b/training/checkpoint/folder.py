@@ -1,0 +1,142 @@
+"""The folder of a run's checkpoints: one is visible once it is whole, and a torn one is never chosen.
+
+A checkpoint is written below a name that starts with a dot and gets its real name in one rename.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from megatron.seq1f1b.errors import CheckpointError
+from megatron.seq1f1b.training.checkpoint.manifest import Manifest, read_manifest
+
+LATEST = "latest_checkpointed_iteration.txt"
+_NAME = re.compile(r"iter_(\d{7,})")
+_PARTIAL = ".partial-iter_"
+
+
+def name_of(iteration: int) -> str:
+    """The folder name of a step's checkpoint."""
+    return f"iter_{iteration:07d}"
+
+
+def iterations_of(root: Path) -> list[int]:
+    """Steps that have a checkpoint's folder, ascending; whether it is whole is not looked at."""
+    if not root.is_dir():
+        return []
+    matches = (_NAME.fullmatch(path.name) for path in root.iterdir() if path.is_dir())
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def choose(root: Path, *, step: int | None, say: Callable[[str], None]) -> tuple[Path, Manifest] | None:
+    """The checkpoint to load: the one asked for, else the latest, else the newest whole one.
+
+    Args:
+        root: the folder of all checkpoints.
+        step: the one asked for.
+        say: told why a newer one was passed over.
+
+    Raises:
+        CheckpointError: the one asked for is missing or not whole, or of all there none is whole.
+    """
+    if step is not None:
+        folder = root / name_of(step)
+        if not folder.is_dir():
+            there = ", ".join(map(str, iterations_of(root))) or "none"
+            raise CheckpointError(f"--ckpt-step {step}: {root} has no such checkpoint (there are: {there})")
+        return folder, read_manifest(folder)
+    failures = []
+    for iteration in _candidates(root):
+        folder = root / name_of(iteration)
+        try:
+            manifest = read_manifest(folder)
+        except CheckpointError as error:
+            failures.append(str(error))
+            continue
+        if failures:
+            say(f"{'; '.join(failures)}; falling back to {folder.name}, the newest whole one")
+        return folder, manifest
+    if failures:
+        raise CheckpointError("; ".join(failures))
+    return None
+
+
+def _candidates(root: Path) -> list[int]:
+    """Steps in the order in which they are tried."""
+    newest_first = iterations_of(root)[::-1]
+    try:
+        latest = int((root / LATEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return newest_first
+    return [latest, *(iteration for iteration in newest_first if iteration != latest)]
+
+
+def check_writable(root: Path) -> None:
+    """Make the folder and try to write in it.
+
+    Raises:
+        CheckpointError: it cannot be written, and why.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"--save {root} cannot be written: {error}") from error
+
+
+def begin(root: Path, iteration: int) -> Path:
+    """A new empty folder to write a checkpoint into; what killed runs left is removed."""
+    for left_over in root.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(left_over)
+    folder = root / f"{_PARTIAL}{iteration:07d}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def publish(partial: Path, iteration: int) -> Path:
+    """Flush a whole checkpoint to disk and give it its name, in one rename."""
+    for path in partial.rglob("*"):
+        _flush(path)
+    _flush(partial)
+    root, folder = partial.parent, partial.parent / name_of(iteration)
+    if folder.exists():
+        # Of a run that was resumed from an earlier step.
+        old = root / f"{_PARTIAL}old-{iteration:07d}"
+        folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old)
+    else:
+        partial.rename(folder)
+    _flush(root)
+    _write_latest(root, iteration)
+    return folder
+
+
+def discard_oldest(root: Path, *, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep`."""
+    for iteration in iterations_of(root)[:-keep]:
+        doomed = root / f"{_PARTIAL}old-{iteration:07d}"
+        (root / name_of(iteration)).rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _write_latest(root: Path, iteration: int) -> None:
+    temporary = root / f"{LATEST}.new"
+    temporary.write_text(str(iteration), encoding="utf-8")
+    _flush(temporary)
+    temporary.replace(root / LATEST)
+    _flush(root)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,53 @@
+"""Loads a checkpoint into a run's model and optimizer, whatever layout wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron.seq1f1b.errors import CheckpointError
+from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.checkpoint.compatibility import layout_of
+from megatron.seq1f1b.training.checkpoint.manifest import Manifest
+from megatron.seq1f1b.training.checkpoint.state import model_parts, set_random_states, sharded_state
+from megatron.seq1f1b.training.console import say
+from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.upstream import checkpoints
+
+
+def load(run: Run, trained: Trained, folder: Path, manifest: Manifest) -> int:
+    """Fill a run's model, optimizer and random states; returns the step to go on after.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or that lacks what is asked for.
+    """
+    options = run.config.checkpoint
+    has_optimizer = manifest.has_optimizer and not (options.finetune or options.no_load_optim)
+    has_rng = manifest.has_rng and not (options.finetune or options.no_load_rng)
+    if has_rng and manifest.layout != layout_of(run.config, run.layout.world_size):
+        say(f"random states of {folder.name} are of another layout and are left out: {manifest.layout}")
+        has_rng = False
+    state = sharded_state(trained, has_optimizer=has_optimizer, has_rng=has_rng, is_loading=True)
+    try:
+        loaded = checkpoints.load(state, folder)
+    except Exception as error:
+        raise CheckpointError(f"rank {dist.get_rank()} cannot load checkpoint {folder}: {error}") from error
+    for key, part in model_parts(trained).items():
+        part.load_state_dict(loaded[key])
+    if has_optimizer:
+        trained.optimizer.load_state_dict(loaded["optimizer"])
+        _set_scheduler(trained, loaded["scheduler"]["num_steps"])
+    else:
+        trained.optimizer.reload_model_params()
+        _set_scheduler(trained, 0 if options.finetune else manifest.consumed_samples)
+    if has_rng:
+        set_random_states(loaded["rng"])
+    say(f"loaded {folder}, step {manifest.iteration}{', weights alone' * options.finetune}")
+    return 0 if options.finetune else manifest.consumed_samples // run.layout.global_batch_size
+
+
+def _set_scheduler(trained: Trained, num_steps: int) -> None:
+    """Learning rate and weight decay follow this run's flags, from where the other run was."""
+    trained.scheduler.num_steps = num_steps
+    trained.scheduler.step(0)

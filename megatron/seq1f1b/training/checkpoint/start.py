@@ -1,0 +1,71 @@
+"""What a run starts from, found and checked before processes join."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron.seq1f1b.errors import CheckpointError, ConfigurationError
+from megatron.seq1f1b.training.checkpoint.compatibility import check_model
+from megatron.seq1f1b.training.checkpoint.folder import check_writable, choose
+from megatron.seq1f1b.training.checkpoint.manifest import Manifest
+from megatron.seq1f1b.training.console import say
+from megatron.seq1f1b.training.prepare import Run
+
+Start = tuple[Path, Manifest]
+
+
+def find_start(run: Run) -> Start | None:
+    """The checkpoint that a run starts from; None for initial weights.
+
+    Raises:
+        ConfigurationError: flags that contradict each other.
+        CheckpointError: a checkpoint that is missing, torn or of another model, or a folder for
+            new ones that cannot be written.
+    """
+    options = run.config.checkpoint
+    _check_flags(run)
+    if options.save is not None:
+        check_writable(Path(options.save))
+    if options.load is None:
+        return None
+    start = choose(Path(options.load), step=options.ckpt_step, say=say)
+    if start is None:
+        if options.exit_on_missing_checkpoint:
+            raise CheckpointError(f"--load {options.load} holds no checkpoint; give the --save of a run")
+        say(f"{options.load} holds no checkpoint: starting from initial weights")
+        return None
+    folder, manifest = start
+    check_model(manifest, run, folder)
+    _check_position(run, folder, manifest)
+    return start
+
+
+def _check_flags(run: Run) -> None:
+    options = run.config.checkpoint
+    needs = {
+        "--save-interval": (options.save_interval is not None, "--save", options.save),
+        "--keep-latest": (options.keep_latest is not None, "--save", options.save),
+        "--no-save-optim": (options.no_save_optim, "--save", options.save),
+        "--no-save-rng": (options.no_save_rng, "--save", options.save),
+        "--ckpt-step": (options.ckpt_step is not None, "--load", options.load),
+        "--finetune": (options.finetune, "--load", options.load),
+        "--no-load-optim": (options.no_load_optim, "--load", options.load),
+        "--no-load-rng": (options.no_load_rng, "--load", options.load),
+        "--exit-on-missing-checkpoint": (options.exit_on_missing_checkpoint, "--load", options.load),
+    }
+    for flag, (is_given, needed, value) in needs.items():
+        # Megatron's launch lines give an interval without a folder.
+        if is_given and value is None and flag != "--save-interval":
+            raise ConfigurationError(f"{flag} means nothing without {needed}; give {needed}, or leave it out")
+
+
+def _check_position(run: Run, folder: Path, manifest: Manifest) -> None:
+    """The checkpoint stands between two steps of this run."""
+    if run.config.checkpoint.finetune:
+        return
+    batch = run.layout.global_batch_size
+    if manifest.consumed_samples % batch:
+        raise ConfigurationError(
+            f"checkpoint {folder} stands after {manifest.consumed_samples} samples, which is no multiple "
+            f"of --global-batch-size {batch}; use the batch size it was trained with, or --finetune"
+        )

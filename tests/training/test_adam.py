@@ -1,0 +1,46 @@
+"""Our AdamW against torch's: equal to the last bit, also after its state went through a dictionary."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from megatron.seq1f1b.upstream.adam import GroupStepAdamW
+
+OPTIONS = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8}
+
+
+def parameters() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(5, 3, generator=generator, requires_grad=True) for _ in range(3)]
+
+
+def take_steps(
+    optimizer: torch.optim.Optimizer, values: list[torch.Tensor], *, first: int, count: int
+) -> None:
+    for step in range(first, first + count):
+        generator = torch.Generator().manual_seed(100 + step)
+        for value in values:
+            value.grad = torch.randn(value.shape, generator=generator)
+        optimizer.step()
+
+
+def test_equals_torchs_to_the_last_bit() -> None:
+    ours, theirs = parameters(), parameters()
+    take_steps(GroupStepAdamW(ours, **OPTIONS), ours, first=0, count=5)  # type: ignore[arg-type]
+    take_steps(torch.optim.AdamW(theirs, **OPTIONS), theirs, first=0, count=5)  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_restored_state_goes_on_exactly() -> None:
+    straight, first = parameters(), parameters()
+    take_steps(GroupStepAdamW(straight, **OPTIONS), straight, first=0, count=5)  # type: ignore[arg-type]
+    optimizer = GroupStepAdamW(first, **OPTIONS)  # type: ignore[arg-type]
+    take_steps(optimizer, first, first=0, count=2)
+    second = [value.detach().clone().requires_grad_() for value in first]
+    restored = GroupStepAdamW(second, **OPTIONS)  # type: ignore[arg-type]
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    take_steps(restored, second, first=2, count=3)
+    assert all(torch.equal(a, b) for a, b in zip(straight, second, strict=True))
+    assert restored.param_groups[0]["step"] == 5

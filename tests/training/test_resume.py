@@ -1,0 +1,68 @@
+"""Stopped and resumed is as if never stopped: bit for bit under one layout, closely under others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness import run_distributed
+from tests.training.runs import losses_of, rows_of, train_each
+
+BASE = "--global-batch-size 4 --lr-decay-iters 6 --lr 1e-2 --eval-interval 2 --eval-iters 1"
+PP2 = "--pipeline-model-parallel-size 2"
+DP2 = f"{PP2} --pipe-sp-splits 2"
+SAME = {
+    "plain": (2, f"{PP2} --pipe-sp-splits 4"),
+    "dropout": (2, f"{PP2} --pipe-sp-splits 4 --hidden-dropout 0.1"),
+    "bf16": (2, f"{PP2} --pipe-sp-splits 4 --bf16"),
+    "fp16": (2, f"{PP2} --pipe-sp-splits 4 --fp16 --initial-loss-scale 1048576 --hysteresis 1"),
+    "distributed": (4, f"{DP2} --use-distributed-optimizer --overlap-grad-reduce"),
+    "distributed bf16": (4, f"{DP2} --use-distributed-optimizer --bf16"),
+    "interleaved": (2, f"{PP2} --num-virtual-stages-per-pipeline-rank 2 --pipe-sp-splits 2"),
+}
+WRITER = (DP2, f"{PP2} --tensor-model-parallel-size 2 --sequence-parallel --pipe-sp-splits 2")
+READERS = {
+    1: ("--pipe-sp-splits 1", "--pipe-sp-splits 4"),
+    2: (
+        f"{PP2} --pipeline-schedule 1f1b",
+        f"{PP2} --num-virtual-stages-per-pipeline-rank 2 --pipe-sp-splits 4 --pipe-sp-strategy average",
+        "--tensor-model-parallel-size 2 --pipe-sp-splits 2",
+        "--pipe-sp-splits 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_resume_under_the_same_layout_is_exact(case: str, tmp_path: Path) -> None:
+    world_size, flags = SAME[case]
+    straight, resumed, save = (str(tmp_path / name) for name in ("straight", "resumed", "save"))
+    runs = (
+        (f"{BASE} {flags} --train-iters 6", straight),
+        (f"{BASE} {flags} --train-iters 3 --save {save}", resumed),
+        (f"{BASE} {flags} --train-iters 6 --load {save}", resumed),
+    )
+    run_distributed(train_each, world_size, runs)
+    exact = ("iteration", "lm_loss", "grad_norm", "learning_rate", "consumed_samples", "validation_loss")
+    expected, found = (
+        [{name: row[name] for name in exact} for row in rows_of(run)] for run in (straight, resumed)
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize("flags", ["", "--use-distributed-optimizer"], ids=["plain", "distributed"])
+def test_resume_under_other_layouts_goes_on_alike(flags: str, tmp_path: Path) -> None:
+    """Tensor, pipeline, virtual and data parallelism, schedule, chunks and boundaries all change."""
+    straight, save = str(tmp_path / "straight"), str(tmp_path / "save")
+    writer = f"{BASE} {WRITER[not flags]} {flags}"
+    begin = (f"{writer} --train-iters 3 --save {save}", str(tmp_path / "first"))
+    run_distributed(train_each, 4, ((f"{writer} --train-iters 6", straight), begin))
+    expected = losses_of(straight)[3:]
+    for readers, layouts in READERS.items():
+        runs = tuple(
+            (f"{BASE} {flags} {layout} --train-iters 6 --load {save}", str(tmp_path / f"{readers}-{number}"))
+            for number, layout in enumerate(layouts)
+        )
+        run_distributed(train_each, readers, runs)
+        for layout, run_dir in runs:
+            assert losses_of(run_dir) == pytest.approx(expected, rel=1e-5), layout

@@ -1,0 +1,102 @@
+"""What a run starts from is checked before processes join."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron.seq1f1b.config import parse_arguments
+from megatron.seq1f1b.errors import Seq1F1BError
+from megatron.seq1f1b.training.checkpoint.compatibility import model_of, optimizer_of
+from megatron.seq1f1b.training.checkpoint.folder import begin, publish
+from megatron.seq1f1b.training.checkpoint.manifest import FORMAT, Manifest, write_manifest
+from megatron.seq1f1b.training.checkpoint.start import Start, find_start
+from megatron.seq1f1b.training.prepare import Run, prepare
+from tests.config.flags import words
+
+
+def run_of(extra: str) -> Run:
+    return prepare(parse_arguments(words(extra)), world_size=2)
+
+
+def find(extra: str) -> Start | None:
+    return find_start(run_of(extra))
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A checkpoint of the small run after 2 steps of 8 samples."""
+    run, partial = run_of(""), begin(tmp_path, 2)
+    manifest = Manifest(
+        format=FORMAT,
+        iteration=2,
+        consumed_samples=16,
+        has_optimizer=True,
+        has_rng=True,
+        model=json.loads(json.dumps(model_of(run))),
+        optimizer=optimizer_of(run.config),
+        layout={},
+        versions={},
+        configuration={},
+        files={},
+    )
+    write_manifest(partial, manifest)
+    publish(partial, 2)
+    return tmp_path
+
+
+def test_no_checkpoint_is_a_new_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert find("") is None
+    assert find(f"--load {tmp_path}") is None
+    assert "holds no checkpoint: starting from initial weights" in capsys.readouterr().out
+
+
+def test_another_layout_may_load(saved: Path) -> None:
+    for extra in ("", "--pipeline-model-parallel-size 1", "--pipe-sp-splits 1", "--global-batch-size 4"):
+        assert find(f"--load {saved} {extra}") is not None
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--num-layers 4 --swiglu", "--num-layers is 8 there and 4 here; --ffn-hidden-size is 128"),
+        ("--vocab-size 128", "ids of the tokenizer is 128 there and 129 here"),
+        ("--position-embedding-type rope", "--position-embedding-type is learned_absolute there and rope"),
+        ("--global-batch-size 6", "after 16 samples, which is no multiple of --global-batch-size 6"),
+        (
+            "--bf16",
+            "--bf16 is False there and True here; give the flags it was trained with, or --no-load-optim",
+        ),
+        ("--use-distributed-optimizer", "--no-load-optim"),
+        ("--ckpt-step 3", "there are: 2"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(saved: Path, extra: str, message: str) -> None:
+    with pytest.raises(Seq1F1BError) as refusal:
+        find(f"--load {saved} {extra}")
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "extra", ["--bf16 --no-load-optim", "--bf16 --finetune", "--finetune --global-batch-size 6"]
+)
+def test_weights_alone_fit_more_runs(saved: Path, extra: str) -> None:
+    assert find(f"--load {saved} {extra}") is not None
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--finetune", "--finetune means nothing without --load"),
+        ("--keep-latest 2", "--keep-latest means nothing without --save"),
+        ("--ckpt-step 2", "--ckpt-step means nothing without --load"),
+        ("--load absent --exit-on-missing-checkpoint", "--load absent holds no checkpoint"),
+        ("--save /proc/no", "--save /proc/no cannot be written"),
+    ],
+)
+def test_flags_that_cannot_be_served_are_refused(extra: str, message: str) -> None:
+    with pytest.raises(Seq1F1BError) as refusal:
+        find(extra)
+    assert message in str(refusal.value)
