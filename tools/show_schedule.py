@@ -2,9 +2,14 @@
 
     python tools/show_schedule.py --schedule seq1f1b --stages 4 --microbatches 4 --chunks 4
     python tools/show_schedule.py --schedule plan.csv --format json
+    python tools/show_schedule.py --compare 1f1b,seq1f1b,seq1f1b-zb --stages 8 --microbatches 16 --chunks 4
+        --model 7b --seq-length 32768 --device a100 --format html --output compared.html
 
-Costs are equal for all chunks and stages: a forward takes 1 second, a backward 2, and each half of a
-split backward 1. A plan file needs no counts; those that are given must agree with it.
+By default costs are equal for all chunks and stages: a forward takes 1 second, a backward 2, and each
+half of a split backward 1. --cost changes them; --model, --seq-length and --device take them from the
+model's FLOPs and a device's profile, and give memory in bytes. A plan file needs no counts; those that
+are given must agree with it. With --compare every schedule does the same work: one that takes whole
+sequences gets as many seconds for each as the others for all its chunks.
 """
 
 from __future__ import annotations
@@ -12,23 +17,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
-from megatron.seq1f1b.schedule import (
-    SCHEDULE_NAMES,
-    Plan,
-    Simulation,
-    make_plan,
-    plan_from_csv,
-    plan_to_csv,
-    plan_to_grid,
-    simulate,
-    unit_costs,
-)
+from megatron.seq1f1b.partition import PARTITION_STRATEGIES
+from megatron.seq1f1b.planning.devices import load_device
+from megatron.seq1f1b.planning.drawing import to_svg
+from megatron.seq1f1b.planning.models import MODELS, named_model
+from megatron.seq1f1b.planning.page import to_page
+from megatron.seq1f1b.planning.png import to_png
+from megatron.seq1f1b.planning.shown import Shown, show_model, show_units
+from megatron.seq1f1b.planning.timeline import UNBROKEN, draw
+from megatron.seq1f1b.planning.trace import to_trace
+from megatron.seq1f1b.schedule import SCHEDULE_NAMES, Plan, make_plan, plan_from_csv, plan_to_csv
+
+FORMATS = ("grid", "csv", "json", "svg", "png", "trace", "html")
+ONE_PLAN = ("csv", "trace")
+"""Formats that hold one plan."""
 
 COUNTS = {
     "stages": "num_stages",
@@ -37,6 +46,9 @@ COUNTS = {
     "virtual_stages": "num_virtual_stages",
 }
 """The flags that give counts, and where a plan keeps them."""
+
+WHOLE_SEQUENCES = ("1f1b", "interleaved")
+INTERLEAVED = ("interleaved", "seq1f1b-interleaved")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,29 +66,53 @@ def parse_arguments() -> argparse.Namespace:
         allow_abbrev=False,
     )
     names = ", ".join(SCHEDULE_NAMES)
-    parser.add_argument("--schedule", required=True, help=f"a plan file (*.csv), or one of {names}")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--schedule", help=f"a plan file (*.csv), or one of {names}")
+    which.add_argument("--compare", metavar="A,B,...", help="several of those names, side by side")
     parser.add_argument("--stages", type=int, metavar="P", help="pipeline stages")
     parser.add_argument("--microbatches", type=int, metavar="M", help="microbatches per step")
     parser.add_argument("--chunks", type=int, metavar="K", help="chunks per microbatch")
     parser.add_argument("--virtual-stages", type=int, metavar="V", help="model parts per stage (1)")
-    parser.add_argument("--format", choices=("grid", "csv", "json"), default="grid", help="(grid)")
+    parser.add_argument("--format", choices=FORMATS, default="grid", help="(grid)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write there (standard output)")
+    parser.add_argument("--stage-memory", action="store_true", help="also say what each stage holds")
+    parser.add_argument("--cost", metavar="F,B", help="seconds of a forward and a backward (1,2)")
+    parser.add_argument("--model", metavar="NAME", help=f"costs of a model: {', '.join(MODELS)}")
+    parser.add_argument("--seq-length", type=int, metavar="S", help="tokens of a sequence, with --model")
+    parser.add_argument("--device", metavar="NAME", help="a100, h100 or a .json file, with --model (a100)")
+    parser.add_argument(
+        "--tensor-parallel", type=int, metavar="T", help="devices per stage, with --model (1)"
+    )
+    parser.add_argument(
+        "--strategy", choices=PARTITION_STRATEGIES, help="of cutting, with --model (uniform_comp)"
+    )
     return parser.parse_args()
 
 
-def plan_of(arguments: argparse.Namespace) -> Plan:
-    """The plan that the command line names."""
-    if arguments.schedule.lower().endswith(".csv"):
-        return _plan_from_file(arguments)
-    counts = {name: getattr(arguments, name) for name in COUNTS}
+def plans_of(arguments: argparse.Namespace) -> list[Plan]:
+    """The plans that the command line names."""
+    if arguments.compare is None:
+        return [_plan_of(arguments, arguments.schedule)]
+    if arguments.format in ONE_PLAN:
+        raise ConfigurationError(f"--format {arguments.format} holds one plan; use --schedule, not --compare")
+    return [_plan_of(arguments, name.strip()) for name in arguments.compare.split(",")]
+
+
+def _plan_of(arguments: argparse.Namespace, name: str) -> Plan:
+    if name.lower().endswith(".csv"):
+        return _plan_from_file(arguments, Path(name))
+    counts = {flag: getattr(arguments, flag) for flag in COUNTS}
     counts["virtual_stages"] = 1 if counts["virtual_stages"] is None else counts["virtual_stages"]
-    missing = [_flag(name) for name, count in counts.items() if count is None]
-    if missing and arguments.schedule in SCHEDULE_NAMES:
-        raise ConfigurationError(f"schedule {arguments.schedule} needs {', '.join(missing)} as well")
-    return make_plan(arguments.schedule, **counts)
+    missing = [_flag(flag) for flag, count in counts.items() if count is None]
+    if missing and name in SCHEDULE_NAMES:
+        raise ConfigurationError(f"schedule {name} needs {', '.join(missing)} as well")
+    if arguments.compare is not None:
+        counts["chunks"] = 1 if name in WHOLE_SEQUENCES else counts["chunks"]
+        counts["virtual_stages"] = counts["virtual_stages"] if name in INTERLEAVED else 1
+    return make_plan(name, **counts)
 
 
-def _plan_from_file(arguments: argparse.Namespace) -> Plan:
-    path = Path(arguments.schedule)
+def _plan_from_file(arguments: argparse.Namespace, path: Path) -> Plan:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -92,47 +128,99 @@ def _plan_from_file(arguments: argparse.Namespace) -> Plan:
     return plan
 
 
+def shown_of(arguments: argparse.Namespace, plans: Sequence[Plan]) -> list[Shown]:
+    """The plans, simulated with the costs that were asked for."""
+    if arguments.model is None:
+        for name in ("seq_length", "device", "tensor_parallel", "strategy"):
+            if getattr(arguments, name) is not None:
+                raise ConfigurationError(
+                    f"{_flag(name)} means nothing without --model; give one, or leave it out"
+                )
+        return _with_units(arguments, plans)
+    if arguments.cost is not None:
+        raise ConfigurationError("--cost and --model are two sources of costs; give one of them")
+    if arguments.seq_length is None:
+        raise ConfigurationError("--model needs --seq-length as well")
+    tensor_parallel = arguments.tensor_parallel or 1
+    model, device = named_model(arguments.model), load_device(arguments.device or "a100")
+    if tensor_parallel < 1 or (model.num_query_groups or model.num_heads) % tensor_parallel:
+        raise ConfigurationError(f"--tensor-parallel {tensor_parallel} does not divide the model's heads")
+    return [
+        show_model(
+            plan,
+            model=model,
+            device=device,
+            seq_length=arguments.seq_length,
+            tensor_parallel=tensor_parallel,
+            strategy=arguments.strategy or "uniform_comp",
+        )
+        for plan in plans
+    ]
+
+
+def _with_units(arguments: argparse.Namespace, plans: Sequence[Plan]) -> list[Shown]:
+    forward, backward = _cost(arguments.cost)
+    costs = f"F = {forward:g} s, B = {backward:g} s"
+    if forward == backward / 2 == 1:
+        costs = "F = I = W = 1 s, B = 2 s"
+    finest = max(plan.num_chunks * plan.num_virtual_stages for plan in plans)
+    shown = []
+    for plan in plans:
+        units = finest / (plan.num_chunks * plan.num_virtual_stages)
+        shown.append(
+            show_units(plan, forward_seconds=forward * units, backward_seconds=backward * units, costs=costs)
+        )
+    return shown
+
+
+def _cost(text: str | None) -> tuple[float, float]:
+    try:
+        forward, backward = (float(part) for part in (text or "1,2").split(","))
+    except ValueError:
+        raise ConfigurationError(f"--cost {text} is not two numbers of seconds, as in 1,2.5") from None
+    if not (0 < forward < float("inf") and 0 < backward < float("inf")):
+        raise ConfigurationError(f"--cost {text} must be positive seconds")
+    return forward, backward
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def as_json(simulation: Simulation) -> str:
-    """What other programs read."""
-    return json.dumps(
-        {
-            "makespan_seconds": simulation.makespan_seconds,
-            "bubble_fraction": simulation.bubble_fraction,
-            "bubble_fraction_per_stage": simulation.bubble_fraction_per_stage,
-            "peak_activation_microbatches_per_stage": simulation.peak_activation_microbatches_per_stage,
-            "actions": [[str(action) for action in actions] for actions in simulation.plan.actions],
-        }
-    )
-
-
-def as_grid(simulation: Simulation) -> str:
-    """The timeline, and what it amounts to."""
-    peaks = ", ".join(f"{peak:.4g}" for peak in simulation.peak_activation_microbatches_per_stage)
-    return (
-        f"{plan_to_grid(simulation)}\n\n"
-        f"makespan {simulation.makespan_seconds:g} s (F = I = W = 1 s, B = 2 s), "
-        f"bubble {100 * simulation.bubble_fraction:.2f} %\n"
-        f"peak activations per stage, in whole microbatches: {peaks}"
-    )
+def rendered(arguments: argparse.Namespace, shown: Sequence[Shown]) -> str | bytes:
+    """What is to be written."""
+    form, has_memory = arguments.format, arguments.stage_memory
+    if form == "csv":
+        return plan_to_csv(shown[0].plan)
+    if form == "json":
+        objects = {each.plan.name: each.to_object(has_stage_memory=has_memory) for each in shown}
+        return json.dumps(objects if arguments.compare else objects[shown[0].plan.name]) + "\n"
+    if form == "trace":
+        return to_trace(shown[0].simulation, name=shown[0].plan.name) + "\n"
+    if form == "grid":
+        titles = [f"{each.plan.name}\n" if arguments.compare else "" for each in shown]
+        grids = [each.to_grid(has_stage_memory=has_memory) for each in shown]
+        return "\n\n".join(title + grid for title, grid in zip(titles, grids, strict=True)) + "\n"
+    panels = [each.to_panel() for each in shown]
+    if form == "html":
+        return to_page(panels, draw(panels, band_width=UNBROKEN))
+    drawing = draw(panels)
+    return to_svg(drawing) if form == "svg" else to_png(drawing)
 
 
 def main() -> int:
-    """Print what was asked for; 2 when it cannot be had."""
+    """Write what was asked for; 2 when it cannot be had."""
     arguments = parse_arguments()
     try:
-        plan = plan_of(arguments)
-    except Seq1F1BError as error:
+        written = rendered(arguments, shown_of(arguments, plans_of(arguments)))
+        data = written.encode() if isinstance(written, str) else written
+        if arguments.output is not None:
+            arguments.output.write_bytes(data)
+        else:
+            sys.stdout.buffer.write(data)
+    except (Seq1F1BError, OSError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 2
-    if arguments.format == "csv":
-        sys.stdout.write(plan_to_csv(plan))
-        return 0
-    simulation = simulate(plan, unit_costs(plan))
-    print(as_json(simulation) if arguments.format == "json" else as_grid(simulation))
     return 0
 
 

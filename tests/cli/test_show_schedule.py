@@ -10,6 +10,7 @@ import pytest
 from megatron.seq1f1b.schedule import make_plan, plan_to_csv
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_schedule.py"
+MODEL = ("--model", "7b", "--seq-length", "8192")
 LAYOUT = ("--stages", "2", "--microbatches", "2", "--chunks", "2")
 
 
@@ -73,6 +74,24 @@ def test_csv_can_be_shown_again(tmp_path: Path) -> None:
         (("--schedule", "seq1f1b", *LAYOUT, "--format", "xml"), "invalid choice: 'xml'"),
         (("--schedule", "seq1f1b", *LAYOUT, "--stage", "2"), "--stage"),
         (("--schedule", "absent.csv"), "cannot read plan file absent.csv"),
+        (LAYOUT, "one of the arguments --schedule --compare is required"),
+        (("--compare", "seq1f1b,seq1fb", *LAYOUT), "did you mean seq1f1b?"),
+        (("--compare", "seq1f1b,1f1b", *LAYOUT, "--format", "trace"), "--format trace holds one plan"),
+        (("--schedule", "seq1f1b", *LAYOUT, "--cost", "1"), "--cost 1 is not two numbers"),
+        (("--schedule", "seq1f1b", *LAYOUT, "--cost", "0,2"), "--cost 0,2 must be positive"),
+        (("--schedule", "seq1f1b", *LAYOUT, "--device", "a100"), "--device means nothing without --model"),
+        (("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--cost", "1,2"), "give one of them"),
+        (("--schedule", "seq1f1b", *LAYOUT, "--model", "7b"), "--model needs --seq-length"),
+        (("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--device", "b200"), "there is no device profile b200"),
+        (("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--model", "llama7b"), "did you mean llama2-7b?"),
+        (
+            ("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--stages", "3"),
+            "32 layers do not divide over 3 stages",
+        ),
+        (
+            ("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--tensor-parallel", "3"),
+            "does not divide the model's heads",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -99,3 +118,51 @@ def test_counts_that_disagree_with_the_file_are_refused(tmp_path: Path) -> None:
     done = show("--schedule", "plan.csv", "--stages", "2", cwd=tmp_path)
     assert done.returncode == 2
     assert "--stages 2 disagrees with plan file plan.csv, which has 1" in done.stderr
+
+
+def test_compared_schedules_do_the_same_work(tmp_path: Path) -> None:
+    done = show("--compare", "1f1b,seq1f1b", *LAYOUT, "--format", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(done.stdout)
+    busy = {
+        name: shown["makespan_seconds"] * (1 - shown["bubble_fraction"]) for name, shown in compared.items()
+    }
+    assert busy["1f1b"] == pytest.approx(busy["seq1f1b"])
+    assert compared["seq1f1b"]["makespan_seconds"] < compared["1f1b"]["makespan_seconds"]
+
+
+def test_costs_can_be_given(tmp_path: Path) -> None:
+    done = show("--schedule", "seq1f1b", *LAYOUT, "--format", "json", "--cost", "2,4", cwd=tmp_path)
+    assert json.loads(done.stdout)["makespan_seconds"] == 30.0
+
+
+def test_a_model_on_a_device_has_seconds_and_bytes(tmp_path: Path) -> None:
+    done = show("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--stage-memory", "--format", "json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert 0.1 < shown["makespan_seconds"] < 10
+    assert len(shown["peak_bytes_per_stage"]) == 2
+    assert shown["peak_kv_caches_per_stage"] == [2, 2]
+    assert shown["actions"][1][0] == "1F0.0"
+
+
+def test_stage_memory_is_a_table(tmp_path: Path) -> None:
+    done = show("--schedule", "seq1f1b", *LAYOUT, "--stage-memory", cwd=tmp_path)
+    assert done.stdout.splitlines()[-2].split() == ["0", "1.500", "2", "1"]
+
+
+@pytest.mark.parametrize(("form", "start"), [("svg", "<svg"), ("html", "<!doctype html>"), ("trace", "{")])
+def test_pictures_are_written_to_files(form: str, start: str, tmp_path: Path) -> None:
+    done = show("--schedule", "seq1f1b", *LAYOUT, "--format", form, "--output", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert (tmp_path / "out").read_text().startswith(start)
+
+
+def test_a_device_file_with_missing_fields_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"name": "mine", "speed": 1}')
+    done = show("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--device", "mine.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "device profile mine.json lacks attention_backward_efficiency" in done.stderr
+    assert "has unknown speed" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

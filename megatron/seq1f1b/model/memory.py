@@ -141,6 +141,10 @@ class ModelMemory:
         # The output stays under selective recomputation: the projection reads it.
         return saved + (0.0 if self.recompute is Recompute.SELECTIVE else self._log_sum_exp_bytes)
 
+    def saved_layer_bytes_per_token(self) -> float:
+        """What one layer makes and reads again, whether it is kept or recomputed."""
+        return self._layer_elements(1) * self.element_bytes + self.kv_bytes_per_token()
+
     def _layer_elements(self, micro_batch_size: int) -> float:
         attention = 2 * self._query + (self._query + self._key_value / 2 if self.has_qk_norm else 0)
         mlp = self._num_mlp_tensors * self._ffn
