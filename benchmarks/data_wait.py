@@ -1,6 +1,6 @@
-"""Share of step time that a stage spends waiting for its next batch, on real prepared data.
+r"""Share of step time that a stage spends waiting for its next batch, on real prepared data.
 
-    torchrun --standalone --nproc_per_node 4 benchmarks/data_wait.py --data-path PREFIX \\
+    torchrun --standalone --nproc_per_node 4 benchmarks/data_wait.py --data-path PREFIX \
         --vocab-file vocab.json --merge-file merges.txt
 
 `bash exp.sh` leaves such data in data/sample. The worst stage counts; the aim is under 1 %.
