@@ -27,6 +27,7 @@ def estimate(
     layers_of_virtual_stages: Sequence[int],
     micro_batch_size: int = 1,
     allocator_overhead: float = ALLOCATOR_OVERHEAD,
+    ranks: Sequence[int] | None = None,
 ) -> MemoryReport:
     """What every stage will hold at its peak.
 
@@ -37,11 +38,12 @@ def estimate(
         layers_of_virtual_stages: layers by virtual stage over the whole pipeline.
         micro_batch_size: sequences per microbatch.
         allocator_overhead: reserved over live bytes, an assumption.
+        ranks: which stages to walk; all.
     """
     chunks = chunks_from(boundaries)
     stages = [
         _Walk(memory, plan, chunks, layers_of_virtual_stages, micro_batch_size, rank).result()
-        for rank in range(plan.num_stages)
+        for rank in (range(plan.num_stages) if ranks is None else ranks)
     ]
     return MemoryReport(stages=stages, allocator_overhead=allocator_overhead)
 

@@ -11,7 +11,6 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
     """The model on one rank of a run."""
     model, parallel = config.model, config.parallel
     is_rotary = model.position_embedding_type == "rope"
-    recompute = getattr(config.training, "recompute_granularity", None) or "none"
     return ModelMemory(
         dimensions=dimensions,
         tensor_parallel=parallel.tensor_model_parallel_size,
@@ -25,5 +24,5 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
         has_norm_bias=model.normalization == "LayerNorm",
         has_qk_norm=model.qk_layernorm,
         is_output_tied=not model.untie_embeddings_and_output_weights,
-        recompute=Recompute(recompute),
+        recompute=Recompute(config.training.recompute_granularity or Recompute.NONE),
     )

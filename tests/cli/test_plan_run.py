@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron.seq1f1b.config import parse_arguments, validate
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "plan_run.py"
+SMALL = ("--model", "1.3b", "--seq-length", "16384", "--devices", "4", "--global-batch-size", "4")
+REST = (
+    "--train-iters 1 --lr 1e-4 --mock-data --tokenizer-type NullTokenizer --vocab-size 50256 "
+    "--no-use-distributed-optimizer"
+)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_best_come_first_fit_and_can_run() -> None:
+    done = run(*SMALL, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    best = json.loads(done.stdout)["best"]
+    assert 0 < len(best) <= 10
+    assert [each["step_seconds"] for each in best] == sorted(each["step_seconds"] for each in best)
+    for each in best:
+        assert each["peak_bytes"] <= 80e9
+        assert 0 < each["mfu"] < 1
+        assert each["tensor_parallel"] * each["stages"] * each["data_parallel"] == 4
+        words = shlex.split(each["command"])
+        flags = words[words.index("pretrain_gpt.py") + 1 :]
+        layout = validate(parse_arguments([*flags, *REST.split()]), world_size=4)
+        assert layout.schedule == each["schedule"]
+        assert layout.num_microbatches == each["microbatches"]
+
+
+def test_the_table_says_what_it_assumes() -> None:
+    done = run(*SMALL, "--best", "2")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[0] == "1."
+    assert "torchrun --nnodes 1 --nproc_per_node 4 pretrain_gpt.py" in done.stdout
+    assert "efficiencies, latency and overhead are assumptions" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*SMALL, "--memory-gb", "5"), "GB too much; use more devices"),
+        ((*SMALL, "--model", "30bb"), "did you mean 30b?"),
+        ((*SMALL, "--devices", "7", "--global-batch-size", "3"), "no layout of 7 devices divides"),
+        ((*SMALL, "--devices", "0"), "--devices must be positive"),
+        ((*SMALL, "--device", "tpu"), "there is no device profile tpu; use one of a100, h100"),
+        (("--model", "7b"), "--seq-length, --devices"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments: tuple[str, ...], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
