@@ -114,7 +114,8 @@ def as_table(problem: Problem, outcomes: list[Outcome]) -> str:
     ]
     assumed = (
         f"predicted for {problem.num_devices} x {problem.device.name} ({problem.device.source}); one "
-        "sequence per microbatch, GB are 10^9 bytes of the worst stage; add data, tokenizer, --lr and --train-iters"
+        "sequence per microbatch, GB are 10^9 bytes of the worst stage; add data, tokenizer, --lr and "
+        "--train-iters"
     )
     return "\n".join([*lines, "", *commands, "", assumed])
 

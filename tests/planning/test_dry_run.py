@@ -18,6 +18,7 @@ BASE = shlex.split(
     "--use-distributed-optimizer --pipe-sp-splits 4"
 )
 ROPE = ("--position-embedding-type", "rope")
+ONE_LAYER = ("--recompute-num-layers", "1")
 SHARDED = ("--tensor-model-parallel-size", "2", "--sequence-parallel")
 LLAMA = (
     *ROPE,
@@ -67,8 +68,26 @@ def test_a_gpt_with_rotary_positions() -> None:
         (2, ("--no-untie-embeddings-and-output-weights",)),
         (2, ("--no-bf16", "--num-layers-per-virtual-pipeline-stage", "1", *ROPE)),
         (4, (*SHARDED, *LLAMA)),
+        (2, ("--recompute-granularity", "full", "--recompute-method", "uniform", *ONE_LAYER, *ROPE)),
+        (2, ("--recompute-granularity", "selective", *ROPE)),
+        (2, ("--num-layers", "5", "--decoder-last-pipeline-num-layers", "1", *ROPE)),
+        (2, ("--qk-layernorm", *ROPE)),
+        (1, ("--pipeline-model-parallel-size", "1", "--global-batch-size", "2", *ROPE)),
     ],
-    ids=["1f1b", "tp-sp", "tp", "llama", "learned-tied", "fp32-interleaved", "llama-tp-sp"],
+    ids=[
+        "1f1b",
+        "tp-sp",
+        "tp",
+        "llama",
+        "learned-tied",
+        "fp32-interleaved",
+        "llama-tp-sp",
+        "recompute-full",
+        "recompute-selective",
+        "uneven",
+        "qk-norm",
+        "one-stage",
+    ],
 )
 def test_layouts_and_models(world_size: int, flags: tuple[str, ...]) -> None:
     check(stages(world_size, *flags), within=0.02)

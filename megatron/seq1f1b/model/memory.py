@@ -34,7 +34,8 @@ class Recompute(str, Enum):
 
     NONE = "none"
     SELECTIVE = "selective"
-    """The attention core: queries are kept, output and log-sum-exp are not."""
+    """The attention core. Its inputs are kept, and with them the fused projection that values are a view
+    of; since flash attention keeps no scores, that is more than it saves."""
     FULL = "full"
     """Whole layers: their inputs and the KV cache are kept."""
 
@@ -138,17 +139,25 @@ class ModelMemory:
         if self.recompute is Recompute.FULL:
             return self._hidden * self.element_bytes
         saved = self._layer_elements(micro_batch_size) * self.element_bytes
-        # The output stays under selective recomputation: the projection reads it.
-        return saved + (0.0 if self.recompute is Recompute.SELECTIVE else self._log_sum_exp_bytes)
+        if self.recompute is Recompute.SELECTIVE:
+            # The output stays: the projection reads it.
+            return saved + (self._fused_projection + self._key_value / 2) * self.element_bytes
+        return saved + self._log_sum_exp_bytes
 
     def saved_layer_bytes_per_token(self) -> float:
         """What one layer makes and reads again, whether it is kept or recomputed."""
         return self._layer_elements(1) * self.element_bytes + self.kv_bytes_per_token()
 
     def _layer_elements(self, micro_batch_size: int) -> float:
-        attention = 2 * self._query + (self._query + self._key_value / 2 if self.has_qk_norm else 0)
+        attention = 2 * self._query + (self._fused_projection if self.has_qk_norm else 0)
         mlp = self._num_mlp_tensors * self._ffn
         return 4 * self._hidden + attention + mlp + 4 * self.rotary_dim / micro_batch_size
+
+    @property
+    def _fused_projection(self) -> float:
+        """Queries, keys and values as one tensor; queries of groups are a copy of their part."""
+        is_grouped = self.dimensions.num_query_groups != self.dimensions.num_query_heads
+        return self._query * (2 if is_grouped else 1) + self._key_value
 
     @property
     def _num_mlp_tensors(self) -> int:

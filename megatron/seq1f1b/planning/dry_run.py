@@ -28,7 +28,7 @@ from megatron.seq1f1b.planning.live_bytes import POOLED, Category, LiveBytes
 from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport, StageMemory
 from megatron.seq1f1b.planning.occupancy import first_microbatches, microbatches_until_peak
 from megatron.seq1f1b.runtime.executor import Executor, StageProgram, Unit
-from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches
+from megatron.seq1f1b.runtime.microbatches import Batch, BatchFormat, Microbatches
 from megatron.seq1f1b.runtime.program import MegatronProgram
 from megatron.seq1f1b.schedule import Action, ActionKind, Channel, Plan
 
@@ -121,16 +121,18 @@ class _Stage:
         states = KVCachePool()
         states.pool = _CountedPool(states.pool, live)  # type: ignore[assignment]
         prefix_states = states(self._chunks)
+        batch_format = BatchFormat(slice_batch=slice_batch)
         program = MegatronProgram(
             plan=self._plan,
             rank=self._rank,
             chunks=self._chunks,
             parts=parts,
             microbatches=[
-                Microbatches(iterator, chunks=self._chunks, slice_batch=slice_batch)
+                Microbatches(iterator, chunks=self._chunks, batch_format=batch_format)
                 for iterator in self._data_iterators()
             ],
             forward_step_func=forward_step,
+            deliver=batch_format.deliver,
             prefix_states=prefix_states,
         )
         executor = Executor(
