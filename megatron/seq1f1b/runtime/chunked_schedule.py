@@ -15,7 +15,7 @@ from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.runtime.channels import Channels
 from megatron.seq1f1b.runtime.executor import Executor, MessageShape, Observer, channels_of
-from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches, SliceBatch
+from megatron.seq1f1b.runtime.microbatches import Batch, BatchFormat, Microbatches
 from megatron.seq1f1b.runtime.program import ForwardStep, MegatronProgram, PrefixStates
 from megatron.seq1f1b.schedule import Plan
 from megatron.seq1f1b.upstream.parallel import pipeline_group, pipeline_rank
@@ -35,13 +35,13 @@ class ChunkedSchedule:
         *,
         make_plan: MakePlan,
         boundaries: Boundaries,
-        slice_batch: SliceBatch,
+        batch_format: BatchFormat,
         make_prefix_states: MakePrefixStates,
         observer: Observer | None = None,
     ) -> None:
         self._make_plan = make_plan
         self._chunks = chunks_from(boundaries)
-        self._slice_batch = slice_batch
+        self._batch_format = batch_format
         self._make_prefix_states = make_prefix_states
         self._plans: dict[tuple[int, bool], Plan] = {}
         self._channels: Channels | None = None
@@ -97,10 +97,11 @@ class ChunkedSchedule:
             chunks=self._chunks,
             parts=parts,
             microbatches=[
-                Microbatches(iterator, chunks=self._chunks, slice_batch=self._slice_batch)
+                Microbatches(iterator, chunks=self._chunks, batch_format=self._batch_format)
                 for iterator in iterators
             ],
             forward_step_func=forward_step_func,
+            deliver=self._batch_format.deliver,
             prefix_states=prefix_states,
         )
         self._execute(plan, program, _message_maker(parts[0], micro_batch_size))

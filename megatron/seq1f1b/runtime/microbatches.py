@@ -7,50 +7,67 @@ its last one; Megatron's forward-step functions see each chunk as a batch of its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from megatron.seq1f1b.chunk import Chunk
 from megatron.seq1f1b.errors import StepError
 
-Batch = dict[str, torch.Tensor]
-"""Tensors of a microbatch by name; `tokens`, `labels` and so on are `[batch, sequence]`."""
+Batch = Any
+"""What a data iterator yields: a dictionary or tuple of `[batch, sequence]` tensors."""
 
-SliceBatch = Callable[[Batch, Chunk], dict[str, torch.Tensor]]
-"""Cuts a microbatch's tensors to one chunk's span."""
+
+def loss_mask_of_dictionary(batch: Batch) -> torch.Tensor | None:
+    """The `loss_mask` of a dictionary, None where there is none."""
+    mask: torch.Tensor | None = batch.get("loss_mask") if isinstance(batch, dict) else None
+    return mask
+
+
+def params_in_dictionary(batch: Batch, part: torch.nn.Module, params: object) -> Batch:
+    """The batch with the chunk's parameters as `packed_seq_params`, for a step that passes them on."""
+    return {**batch, "packed_seq_params": params}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFormat:
+    """How the runtime deals with batches it knows nothing of."""
+
+    slice_batch: Callable[[Batch, Chunk], Batch]
+    """Cuts a microbatch's tensors to one chunk's span."""
+    loss_mask_of: Callable[[Batch], torch.Tensor | None] = loss_mask_of_dictionary
+    """Which tokens of a microbatch count in the loss, `[batch, sequence]`."""
+    deliver: Callable[[Batch, torch.nn.Module, object], Batch] = params_in_dictionary
+    """What the forward step gets for a chunk: from its batch, the model part and its parameters."""
 
 
 class Microbatches:
     """Chunks of the microbatches that one model part reads."""
 
     def __init__(
-        self,
-        data_iterator: Iterator[Batch] | None,
-        *,
-        chunks: Sequence[Chunk],
-        slice_batch: SliceBatch,
+        self, data_iterator: Iterator[Batch] | None, *, chunks: Sequence[Chunk], batch_format: BatchFormat
     ) -> None:
         self._data_iterator = data_iterator
         self._chunks = chunks
-        self._slice_batch = slice_batch
+        self._format = batch_format
         self._open: dict[int, Batch] = {}
         self._num_taken = 0
 
-    def chunk_of(self, microbatch: int, chunk: int) -> dict[str, torch.Tensor]:
+    def chunk_of(self, microbatch: int, chunk: int) -> Batch:
         """One chunk's tensors; an empty dictionary where the part reads no data."""
         if self._data_iterator is None:
             return {}
         batch = self._batch(microbatch)
         if self._chunks[chunk].is_last:
             del self._open[microbatch]
-        return self._slice_batch(batch, self._chunks[chunk])
+        return self._format.slice_batch(batch, self._chunks[chunk])
 
-    def num_loss_tokens(self, microbatch: int) -> torch.Tensor | None:
-        """Tokens of the whole microbatch that count in the loss; None where no mask is read."""
+    def loss_mask(self, microbatch: int) -> torch.Tensor | None:
+        """The mask of the whole microbatch; None where the part reads none."""
         if self._data_iterator is None:
             return None
-        mask = self._batch(microbatch).get("loss_mask")
-        return None if mask is None else mask.sum()
+        return self._format.loss_mask_of(self._batch(microbatch))
 
     def _batch(self, microbatch: int) -> Batch:
         if microbatch not in self._open:

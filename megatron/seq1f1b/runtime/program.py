@@ -1,9 +1,8 @@
 """The computation behind a plan's actions: Megatron's forward step, chunk by chunk.
 
-The loss of a microbatch is the sum over its tokens divided by the number of tokens that count in
-the whole microbatch, so results do not depend on how the sequence is cut. Megatron-Core's
-`forward_step` divides by a number of microbatches; a chunk of s of S tokens passes m S / s, so
-that what is averaged per chunk (auxiliary losses) is weighted by its share of the tokens.
+Megatron-Core's `forward_step` divides by a number of microbatches; a chunk of s of S tokens passes
+m S / s, so that what is averaged per chunk (auxiliary losses) is weighted by its share of the
+tokens. `loss.py` says what becomes of the loss itself.
 """
 
 from __future__ import annotations
@@ -15,18 +14,12 @@ from typing import Protocol
 import torch
 
 from megatron.seq1f1b.chunk import Chunk
-from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.runtime.executor import Unit
-from megatron.seq1f1b.runtime.microbatches import Microbatches
+from megatron.seq1f1b.runtime.loss import ForwardStep, TokenWeights
+from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches
 from megatron.seq1f1b.schedule import ActionKind, Plan
 from megatron.seq1f1b.upstream.split_linear import WeightGradients, split_backward
 from megatron.seq1f1b.upstream.step import custom_backward, forward_step, get_model_config
-
-LossFunction = Callable[..., tuple[object, ...]]
-"""Megatron's: the model's output to (loss sum, number of tokens, log)."""
-
-ForwardStep = Callable[[Iterator[Mapping[str, object]], torch.nn.Module], tuple[torch.Tensor, LossFunction]]
-"""Megatron's: a data iterator and a model to the model's output and its loss function."""
 
 
 class PrefixStates(Protocol):
@@ -54,6 +47,7 @@ class MegatronProgram:
         parts: Sequence[torch.nn.Module],
         microbatches: Sequence[Microbatches],
         forward_step_func: ForwardStep,
+        deliver: Callable[[Batch, torch.nn.Module, object], Batch],
         prefix_states: PrefixStates,
     ) -> None:
         self._plan = plan
@@ -61,6 +55,7 @@ class MegatronProgram:
         self._parts = parts
         self._microbatches = microbatches
         self._forward_step_func = forward_step_func
+        self._deliver = deliver
         self._prefix_states = prefix_states
         self._config = get_model_config(parts[0])
         self._logs: dict[int, list[Mapping[str, torch.Tensor]]] = {}
@@ -72,17 +67,16 @@ class MegatronProgram:
     def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
         """The stage's output, or on the last virtual stage the chunk's share of the loss."""
         part = self._plan.model_part_of(unit.virtual_stage)
-        chunk = self._chunks[unit.chunk]
-        seq_length = self._chunks[-1].stop
-        scale = seq_length / chunk.length
-        num_loss_tokens = self._microbatches[part].num_loss_tokens(unit.microbatch)
-        batch: dict[str, object] = dict(self._microbatches[part].chunk_of(unit.microbatch, unit.chunk))
-        batch["packed_seq_params"] = self._prefix_states.params(unit)
+        microbatches, model = self._microbatches[part], self._parts[part]
+        scale = self._chunks[-1].stop / self._chunks[unit.chunk].length
+        weigh = TokenWeights(microbatches.loss_mask(unit.microbatch), scale, self._config)
+        batch = microbatches.chunk_of(unit.microbatch, unit.chunk)
+        batch = self._deliver(batch, model, self._prefix_states.params(unit))
         log: list[Mapping[str, torch.Tensor]] = []
         output, num_tokens = forward_step(
-            self._token_weighted(num_loss_tokens, scale),
+            weigh.wrap(self._forward_step_func),
             iter([batch]),
-            self._parts[part],
+            model,
             self._plan.num_microbatches * scale,
             stage_input,
             log,
@@ -156,36 +150,6 @@ class MegatronProgram:
     def losses(self) -> list[dict[str, torch.Tensor]]:
         """Per microbatch, what the loss function reported, summed over its chunks."""
         return [_sum_logs(logs) for _, logs in sorted(self._logs.items()) if logs]
-
-    def _token_weighted(self, num_loss_tokens: torch.Tensor | None, scale: float) -> ForwardStep:
-        """The user's forward step, its loss divided by the whole microbatch's tokens."""
-
-        def step(
-            data_iterator: Iterator[Mapping[str, object]], model: torch.nn.Module
-        ) -> tuple[torch.Tensor, LossFunction]:
-            output, loss_function = self._forward_step_func(data_iterator, model)
-
-            def loss(*args: object, **kwargs: object) -> tuple[object, ...]:
-                outputs = loss_function(*args, **kwargs)
-                if len(outputs) != 3:
-                    raise ConfigurationError(
-                        f"the loss function returned {len(outputs)} values, a mean that cannot be "
-                        "weighted by tokens over chunks; return (loss sum, number of tokens, log)"
-                    )
-                loss_sum, num_tokens, log = outputs
-                if self._config.calculate_per_token_loss:
-                    return loss_sum, num_tokens, log
-                assert isinstance(loss_sum, torch.Tensor)
-                if num_loss_tokens is None:
-                    raise ConfigurationError(
-                        "the last stage's batches have no `loss_mask`, so the number of tokens in "
-                        "the whole microbatch's loss is unknown; add it to the batch"
-                    )
-                return loss_sum * scale / num_loss_tokens.clamp(min=1).to(loss_sum.dtype), log
-
-            return output, loss
-
-        return step
 
 
 class _GradientSync:

@@ -13,6 +13,7 @@ from megatron.seq1f1b.data import TensorParallelBatches, batches, slice_batch
 from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
+from megatron.seq1f1b.runtime.microbatches import BatchFormat
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream.step import get_forward_backward_func
@@ -69,7 +70,7 @@ def make_forward_backward(run: Run) -> ForwardBackward:
     return ChunkedSchedule(
         make_plan=run.make_plan,
         boundaries=run.boundaries,
-        slice_batch=slice_batch,
+        batch_format=BatchFormat(slice_batch=slice_batch),
         make_prefix_states=KVCachePool(),
     )
 

@@ -1,0 +1,5 @@
+"""Executes a plan on one stage: compute, send, receive, free.
+
+Read `executor.py` first; `program.py` is the computation behind its actions, `channels.py` its
+messages, and `chunked_schedule.py` makes a `forward_backward_func` of them.
+"""
