@@ -35,7 +35,11 @@ def main(arguments: list[str]) -> int:
     install_cpu_support()
     from megatron.seq1f1b.training.pretrain import pretrain
 
-    pretrain(run, start)
+    try:
+        pretrain(run, start)
+    except Seq1F1BError as error:
+        print(f"pretrain_gpt.py: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
+        return 1
     return 0
 
 

@@ -39,7 +39,7 @@ def test_help_is_grouped_and_one_line_each() -> None:
             if line.strip().replace("[no-]", "").startswith((f"{action.option_strings[0]} ", "-h,"))
             and ("-h," not in line) == (action.option_strings[0] != "-h")
         )
-        assert len(line) <= 170
+        assert len(line) <= 190
         assert action.help.replace("%%", "%").split(" (default")[0] in line
 
 

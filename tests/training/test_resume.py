@@ -18,6 +18,10 @@ SAME = {
     "bf16": (2, f"{PP2} --pipe-sp-splits 4 --bf16"),
     "fp16": (2, f"{PP2} --pipe-sp-splits 4 --fp16 --initial-loss-scale 1048576 --hysteresis 1"),
     "distributed": (4, f"{DP2} --use-distributed-optimizer --overlap-grad-reduce"),
+    "overlapped": (
+        4,
+        f"{DP2} --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather",
+    ),
     "distributed bf16": (4, f"{DP2} --use-distributed-optimizer --bf16"),
     "interleaved": (2, f"{PP2} --num-virtual-stages-per-pipeline-rank 2 --pipe-sp-splits 2"),
 }

@@ -21,8 +21,8 @@ def train_and_signal(flags: str, run_dir: str) -> None:
 
     make = StopRequests.__init__
 
-    def make_and_signal(self: StopRequests, *args: object) -> None:
-        make(self, *args)  # type: ignore[arg-type]
+    def make_and_signal(self: StopRequests, *args: object, **options: object) -> None:
+        make(self, *args, **options)  # type: ignore[arg-type]
         if dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGUSR1)
 

@@ -130,7 +130,7 @@ class SequenceState:
     Args:
         pool: where the buffers come from and return to.
         seq_length: tokens of the whole sequence, the sum of its chunks' lengths.
-        microbatch: for error messages.
+        microbatch: for error messages, here and of who is given this state.
         virtual_stage: for error messages.
         num_chunks: k.
     """
@@ -147,6 +147,7 @@ class SequenceState:
         self.seq_length = seq_length
         self.num_chunks = num_chunks
         self._pool = pool
+        self.microbatch = microbatch
         self._name = f"virtual stage {virtual_stage}, microbatch {microbatch}"
         self._caches: dict[int, KVCache] = {}
         self._is_closed = False

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron.seq1f1b.config.learning_rate import LearningRate
+from megatron.seq1f1b.config.recompute import Recompute
+
 UPSTREAM_SCHEDULES = ("1f1b", "interleaved")
 """Schedules that are Megatron-Core's own functions."""
 
@@ -23,6 +26,11 @@ class Layout:
     num_microbatches: int
     """m, per step and data-parallel rank."""
     global_batch_size: int
+    train_iters: int
+    """Steps of the whole run."""
+    learning_rate: LearningRate
+    recompute: Recompute
+    window_size: tuple[int, int] | None
     ffn_hidden_size: int
     kv_channels: int
     num_query_groups: int

@@ -144,7 +144,7 @@ class _OneLineEach(argparse.HelpFormatter):
     """Each flag on a line of its own with its help behind it, however wide the terminal is."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=54, width=200)
+        super().__init__(prog, max_help_position=70, width=200)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if isinstance(action, argparse.BooleanOptionalAction):

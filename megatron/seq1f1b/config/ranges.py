@@ -27,6 +27,12 @@ _AT_LEAST_ONE = frozenset(
         "micro_batch_size",
         "global_batch_size",
         "train_iters",
+        "train_samples",
+        "recompute_num_layers",
+        "lr_decay_samples",
+        "lr_wsd_decay_iters",
+        "lr_wsd_decay_samples",
+        "window_attn_skip_freq",
         "log_interval",
         "eval_interval",
         "lr_decay_iters",
@@ -43,6 +49,9 @@ _AT_LEAST_ZERO = frozenset(
         "seed",
         "eval_iters",
         "lr_warmup_iters",
+        "lr_warmup_samples",
+        "start_weight_decay",
+        "end_weight_decay",
         "lr_warmup_init",
         "min_lr",
         "weight_decay",
@@ -63,7 +72,9 @@ _POSITIVE = frozenset(
         "init_method_std",
     }
 )
-_BELOW_ONE = frozenset({"adam_beta1", "adam_beta2", "hidden_dropout", "attention_dropout"})
+_BELOW_ONE = frozenset(
+    {"adam_beta1", "adam_beta2", "lr_warmup_fraction", "hidden_dropout", "attention_dropout"}
+)
 
 
 def check_ranges(config: Config) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.seq1f1b.config.layout import UPSTREAM_SCHEDULES, Layout
-from megatron.seq1f1b.config.options import Config, ModelOptions, OptimizerOptions, ParallelOptions
+from megatron.seq1f1b.config.learning_rate import learning_rate_of
+from megatron.seq1f1b.config.options import Config, ModelOptions, ParallelOptions, TrainingOptions
 from megatron.seq1f1b.config.ranges import check_ranges
+from megatron.seq1f1b.config.recompute import recompute_of
 from megatron.seq1f1b.config.stages import layers_of_virtual_stages
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.schedule import check_schedule
@@ -26,10 +28,12 @@ def validate(config: Config, *, world_size: int) -> Layout:
     _check_precision(config)
     ffn_hidden_size, kv_channels, num_query_groups = _model_sizes(config.model)
     _check_tensor_parallel(config, ffn_hidden_size, num_query_groups)
+    _check_data_parallel(config.parallel)
     layers = layers_of_virtual_stages(config.model, config.parallel)
     data_parallel_size = _data_parallel_size(config.parallel, world_size)
     global_batch_size, num_microbatches = _batches(config, data_parallel_size)
     num_virtual_stages = len(layers) // config.parallel.pipeline_model_parallel_size
+    train_iters = _train_iters(config.training, global_batch_size)
     layout = Layout(
         schedule=_schedule(config, num_virtual_stages),
         world_size=world_size,
@@ -38,13 +42,21 @@ def validate(config: Config, *, world_size: int) -> Layout:
         layers_of_virtual_stages=layers,
         num_microbatches=num_microbatches,
         global_batch_size=global_batch_size,
+        train_iters=train_iters,
+        learning_rate=learning_rate_of(
+            config.optimizer,
+            train_iters=train_iters,
+            train_samples=config.training.train_samples,
+            global_batch_size=global_batch_size,
+        ),
+        recompute=recompute_of(config.training, layers_of_virtual_stages=layers),
+        window_size=_window_size(config.model),
         ffn_hidden_size=ffn_hidden_size,
         kv_channels=kv_channels,
         num_query_groups=num_query_groups,
         max_position_embeddings=_max_positions(config),
     )
     _check_schedule(config, layout)
-    _check_learning_rate(config.optimizer, train_iters=config.training.train_iters)
     return layout
 
 
@@ -162,6 +174,49 @@ def _schedule(config: Config, num_virtual_stages: int) -> str:
     return asked
 
 
+def _train_iters(training: TrainingOptions, global_batch_size: int) -> int:
+    """Steps, from either of the two flags that can say it."""
+    iters, samples = training.train_iters, training.train_samples
+    if (iters is None) == (samples is None):
+        number = "neither" if iters is None else "both"
+        raise ConfigurationError(f"give one of --train-iters and --train-samples; {number} is given")
+    if iters is not None:
+        return iters
+    assert samples is not None
+    if samples < global_batch_size:
+        raise ConfigurationError(
+            f"--train-samples {samples} is less than one step of --global-batch-size {global_batch_size}"
+        )
+    return samples // global_batch_size
+
+
+def _window_size(model: ModelOptions) -> tuple[int, int] | None:
+    """L and R of `--window-size L,R`."""
+    if model.window_size is None:
+        if model.window_attn_skip_freq is not None:
+            raise ConfigurationError("--window-attn-skip-freq needs --window-size")
+        return None
+    words = model.window_size.split(",")
+    if len(words) != 2 or not all(word.strip().lstrip("-").isdigit() for word in words):
+        raise ConfigurationError(f"--window-size {model.window_size} must be two numbers, as in 4096,0")
+    left, right = map(int, words)
+    if right not in (0, -1) or left < 0:
+        raise ConfigurationError(
+            f"--window-size {model.window_size}: causal attention sees no later keys; use "
+            f"--window-size {max(left, 1)},0, or leave it out"
+        )
+    return left, right
+
+
+def _check_data_parallel(parallel: ParallelOptions) -> None:
+    if parallel.overlap_param_gather and not (
+        parallel.use_distributed_optimizer and parallel.overlap_grad_reduce
+    ):
+        raise ConfigurationError(
+            "--overlap-param-gather needs --use-distributed-optimizer and --overlap-grad-reduce; give both"
+        )
+
+
 def _max_positions(config: Config) -> int:
     asked = config.model.max_position_embeddings
     if asked is not None and asked < config.training.seq_length:
@@ -198,6 +253,12 @@ def _check_schedule(config: Config, layout: Layout) -> None:
         )
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} ({_asked(config)})") from None
+    if layout.uses_upstream_schedule and config.data.reset_attention_mask:
+        chunked = "seq1f1b" if layout.num_virtual_stages == 1 else "seq1f1b-interleaved"
+        raise ConfigurationError(
+            f"--reset-attention-mask needs to tell attention where documents start, which schedule "
+            f"{layout.schedule} of Megatron-Core cannot; use --pipeline-schedule {chunked}, also with 1 chunk"
+        )
     if layout.schedule in UPSTREAM_SCHEDULES[1:] and layout.num_virtual_stages == 1:
         raise ConfigurationError(
             f"--pipeline-schedule {layout.schedule} needs virtual stages; give "
@@ -215,21 +276,3 @@ def _asked(config: Config) -> str:
         "--global-batch-size": config.training.global_batch_size,
     }
     return "asked for: " + " ".join(f"{flag} {value}" for flag, value in asked.items() if value is not None)
-
-
-def _check_learning_rate(optimizer: OptimizerOptions, *, train_iters: int) -> None:
-    if optimizer.min_lr > optimizer.lr:
-        raise ConfigurationError(
-            f"--min-lr {optimizer.min_lr:g} is more than --lr {optimizer.lr:g}, the highest; lower it"
-        )
-    if optimizer.lr_warmup_init > optimizer.lr:
-        raise ConfigurationError(
-            f"--lr-warmup-init {optimizer.lr_warmup_init:g} is more than --lr {optimizer.lr:g}, where "
-            "the warmup ends; lower it"
-        )
-    decay_iters = optimizer.lr_decay_iters or train_iters
-    if optimizer.lr_warmup_iters >= decay_iters:
-        raise ConfigurationError(
-            f"--lr-warmup-iters {optimizer.lr_warmup_iters} leaves nothing of the {decay_iters} steps "
-            "of the learning rate's schedule (--lr-decay-iters, or --train-iters); use fewer"
-        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,47 +68,68 @@ def _dtype(run: Run) -> torch.dtype:
 
 def transformer_config(run: Run, dtype: torch.dtype) -> TransformerConfig:
     """Megatron-Core's configuration of the model and its parallelism."""
-    model, parallel, virtual = run.config.model, run.config.parallel, run.layout.num_virtual_stages
-    return TransformerConfig(
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        ffn_hidden_size=run.layout.ffn_hidden_size,
-        num_attention_heads=model.num_attention_heads,
-        num_query_groups=run.layout.num_query_groups,
-        kv_channels=run.layout.kv_channels,
-        normalization=model.normalization,
-        layernorm_epsilon=model.norm_epsilon,
-        qk_layernorm=model.qk_layernorm,
-        gated_linear_unit=model.swiglu,
-        activation_func=F.silu if model.swiglu else F.gelu,
-        add_bias_linear=not model.disable_bias_linear,
-        add_qkv_bias=model.add_qkv_bias,
-        init_method_std=model.init_method_std,
-        hidden_dropout=model.hidden_dropout,
-        attention_dropout=model.attention_dropout,
-        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-        sequence_parallel=parallel.sequence_parallel,
-        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-        virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
-        num_layers_in_first_pipeline_stage=parallel.decoder_first_pipeline_num_layers,
-        num_layers_in_last_pipeline_stage=parallel.decoder_last_pipeline_num_layers,
-        pipeline_dtype=dtype,
-        params_dtype=dtype,
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        use_cpu_initialization=is_cpu_only(),
+    with warnings.catch_warnings():
+        # Advice for Transformer Engine's attention, which is not used here.
+        warnings.filterwarnings("ignore", message="If you are using transformer_engine as")
+        return TransformerConfig(**_model_fields(run), **_parallel_fields(run, dtype))
+
+
+def _model_fields(run: Run) -> dict[str, Any]:
+    """The shape of the model, and what of it is recomputed."""
+    model, recompute = run.config.model, run.layout.recompute
+    return {
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": run.layout.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": run.layout.num_query_groups,
+        "kv_channels": run.layout.kv_channels,
+        "normalization": model.normalization,
+        "layernorm_epsilon": model.norm_epsilon,
+        "qk_layernorm": model.qk_layernorm,
+        "gated_linear_unit": model.swiglu,
+        "activation_func": F.silu if model.swiglu else F.gelu,
+        "add_bias_linear": not model.disable_bias_linear,
+        "add_qkv_bias": model.add_qkv_bias,
+        "init_method_std": model.init_method_std,
+        "hidden_dropout": model.hidden_dropout,
+        "attention_dropout": model.attention_dropout,
+        "recompute_granularity": recompute.granularity,
+        "recompute_method": recompute.method,
+        "recompute_num_layers": recompute.num_layers,
+        "recompute_modules": list(recompute.modules) or None,
+        "window_size": run.layout.window_size,
+        "window_attn_skip_freq": model.window_attn_skip_freq,
         # Weights are set by `initialize_weights`, whatever the layout; only the parameters'
         # attributes are wanted from Megatron-Core's initialisation.
-        init_method=_leave_as_is,
-        output_layer_init_method=_leave_as_is,
-        embedding_init_method=_leave_as_is,
-        gradient_accumulation_fusion=False,
+        "init_method": _leave_as_is,
+        "output_layer_init_method": _leave_as_is,
+        "embedding_init_method": _leave_as_is,
+    }
+
+
+def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:
+    """How the model is laid over processes, and in which precision it computes."""
+    parallel, virtual = run.config.parallel, run.layout.num_virtual_stages
+    return {
+        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "sequence_parallel": parallel.sequence_parallel,
+        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        "virtual_pipeline_model_parallel_size": virtual if virtual > 1 else None,
+        "num_layers_in_first_pipeline_stage": parallel.decoder_first_pipeline_num_layers,
+        "num_layers_in_last_pipeline_stage": parallel.decoder_last_pipeline_num_layers,
+        "pipeline_dtype": dtype,
+        "params_dtype": dtype,
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "use_cpu_initialization": is_cpu_only(),
+        "gradient_accumulation_fusion": False,
         # With the previous and the next rank the same one, batched messages of Megatron-Core's
         # interleaved schedule cross, silently.
-        batch_p2p_comm=False,
-        deallocate_pipeline_outputs=True,
-        cuda_graph_scope=[],
-    )
+        "batch_p2p_comm": False,
+        "deallocate_pipeline_outputs": True,
+        "cuda_graph_scope": [],
+    }
 
 
 def _leave_as_is(weight: torch.Tensor) -> torch.Tensor:
@@ -138,6 +161,7 @@ def _wrap(part: torch.nn.Module, run: Run, transformer: TransformerConfig) -> Di
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=transformer.bf16 or transformer.fp16,
         overlap_grad_reduce=run.config.parallel.overlap_grad_reduce,
+        overlap_param_gather=run.config.parallel.overlap_param_gather,
         use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
     )
     return DistributedDataParallel(transformer, ddp, part)
@@ -163,23 +187,25 @@ def _optimizer_config(run: Run, dtype: torch.dtype) -> OptimizerConfig:
         hysteresis=training.hysteresis,
         params_dtype=dtype,
         use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
+        overlap_param_gather=run.config.parallel.overlap_param_gather,
     )
 
 
 def _scheduler(run: Run, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:
     """Learning rate and weight decay by consumed samples, as Megatron counts them."""
-    options, batch = run.config.optimizer, run.layout.global_batch_size
-    decay_iters = options.lr_decay_iters or run.config.training.train_iters
+    options, lengths = run.config.optimizer, run.layout.learning_rate
     return OptimizerParamScheduler(
         optimizer,
         init_lr=options.lr_warmup_init,
         max_lr=options.lr,
         min_lr=options.min_lr,
-        lr_warmup_steps=options.lr_warmup_iters * batch,
-        lr_decay_steps=decay_iters * batch,
+        lr_warmup_steps=lengths.warmup_samples,
+        lr_decay_steps=lengths.decay_samples,
         lr_decay_style=options.lr_decay_style,
-        start_wd=options.weight_decay,
-        end_wd=options.weight_decay,
-        wd_incr_steps=run.config.training.train_iters * batch,
-        wd_incr_style="constant",
+        start_wd=lengths.start_weight_decay,
+        end_wd=lengths.end_weight_decay,
+        wd_incr_steps=lengths.weight_decay_samples,
+        wd_incr_style=options.weight_decay_incr_style,
+        wsd_decay_steps=lengths.wsd_decay_samples,
+        lr_wsd_decay_style=options.lr_wsd_decay_style,
     )

@@ -9,10 +9,12 @@ from collections import deque
 from pathlib import Path
 
 from megatron.seq1f1b.data import SplitDatasets
+from megatron.seq1f1b.errors import StepError
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.checkpoint.save import save
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.evaluation import consumed_validation_samples, evaluate, is_evaluated
+from megatron.seq1f1b.training.finite import check_finite
 from megatron.seq1f1b.training.metrics import StepMetrics, gather
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import open_run
@@ -40,13 +42,13 @@ class Loop:
             run, datasets.valid, consumed_samples=consumed_validation_samples(run, iteration)
         )
         self._metrics_file = open_run(run, run_dir, iteration=iteration)
-        self._stops = StopRequests(run.config)
+        self._stops = StopRequests(run.config, train_iters=run.layout.train_iters)
         self._seconds: deque[float] = deque(maxlen=20)
 
     def train(self) -> Stop | None:
         """Every step that is left; returns why it stopped before the last one."""
         stop = None
-        iterations = self._run.config.training.train_iters
+        iterations = self._run.layout.train_iters
         for iteration in range(self._first, iterations + 1):
             metrics = self._step(iteration)
             if is_evaluated(self._run.config, iteration):
@@ -61,7 +63,7 @@ class Loop:
         return stop
 
     def _close(self, stop: Stop | None) -> None:
-        last = self._run.config.training.train_iters if stop is None else stop.iteration
+        last = self._run.layout.train_iters if stop is None else stop.iteration
         ending = "" if stop is None else f", stopped by {stop.reason}"
         if self._metrics_file is not None:
             self._metrics_file.close()
@@ -73,8 +75,11 @@ class Loop:
         started_at = time.perf_counter()
         optimizer = self._trained.optimizer
         learning_rate, loss_scale = float(optimizer.param_groups[0]["lr"]), float(optimizer.get_loss_scale())
-        result = train_step(self._run, self._trained, self._forward_backward, self._training_data)
-        return gather(
+        try:
+            result = train_step(self._run, self._trained, self._forward_backward, self._training_data)
+        except StepError as error:
+            raise StepError(f"iteration {iteration}: {error}") from error
+        metrics = gather(
             self._run,
             result,
             iteration=iteration,
@@ -82,6 +87,9 @@ class Loop:
             learning_rate=learning_rate,
             loss_scale=loss_scale,
         )
+        if self._run.config.training.check_for_nan_in_loss_and_grad and not self._run.config.training.fp16:
+            check_finite(self._trained, metrics.lm_loss, what=f"loss of iteration {iteration}")
+        return metrics
 
     def _save_if_due(self, iteration: int, *, is_last: bool) -> None:
         options = self._run.config.checkpoint
@@ -94,7 +102,7 @@ class Loop:
 
     def _report(self, metrics: StepMetrics) -> None:
         run, iteration = self._run, metrics.iteration
-        iterations = run.config.training.train_iters
+        iterations = run.layout.train_iters
         self._seconds.append(metrics.step_seconds)
         if self._metrics_file is not None:
             self._metrics_file.write(metrics)

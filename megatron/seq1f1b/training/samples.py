@@ -44,8 +44,8 @@ def data_settings(config: Config, tokenizer: Tokenizer) -> DataSettings:
 def sample_counts(config: Config, layout: Layout) -> SampleCounts:
     """Steps times global batch; each validation takes `--eval-iters` global batches of its own."""
     training = config.training
-    evaluations = training.train_iters // training.eval_interval
+    evaluations = layout.train_iters // training.eval_interval
     return SampleCounts(
-        train=training.train_iters * layout.global_batch_size,
+        train=layout.train_iters * layout.global_batch_size,
         valid=evaluations * training.eval_iters * layout.global_batch_size,
     )

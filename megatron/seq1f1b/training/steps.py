@@ -15,10 +15,13 @@ from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.microbatches import BatchFormat
 from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.documents import DocumentReader
+from megatron.seq1f1b.training.finite import WATCH, check_finite
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream.step import get_forward_backward_func
 
 LOSS = "lm loss"
+_with_documents = DocumentReader()
 ForwardBackward = Callable[..., list[dict[str, torch.Tensor]]]
 
 
@@ -46,9 +49,17 @@ def forward_step(
         batch.get("position_ids"),
         None,
         labels=batch.get("labels"),
-        packed_seq_params=batch.get("packed_seq_params"),
+        packed_seq_params=_with_documents(batch),
     )
-    return output, partial(loss_sum, batch.get("loss_mask"))
+    return output, partial(_watched_loss, batch)
+
+
+def _watched_loss(
+    batch: Mapping[str, torch.Tensor], losses: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    result = loss_sum(batch.get("loss_mask"), losses)
+    WATCH.add(result[0], batch)
+    return result
 
 
 def loss_sum(
@@ -80,7 +91,8 @@ def data_iterators(
 ) -> list[Iterator[Mapping[str, torch.Tensor]] | None]:
     """One iterator per model part of this rank; None for parts that need no tokens.
 
-    Only the first and the last virtual stage read data, and of each tensor-parallel group one rank.
+    Only the first and the last virtual stage read data, or all of them where attention must know
+    the documents; and of each tensor-parallel group one rank.
     """
     parts = run.layout.num_virtual_stages
     iterators: list[Iterator[Mapping[str, torch.Tensor]] | None] = []
@@ -88,7 +100,8 @@ def data_iterators(
         vp_stage = part if parts > 1 else None
         is_first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
         is_last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
-        if (is_first or is_last) and dataset is not None:
+        is_reader = is_first or is_last or run.config.data.reset_attention_mask
+        if is_reader and dataset is not None:
             iterators.append(_part_iterator(run, dataset, consumed_samples))
         else:
             iterators.append(None)
@@ -145,6 +158,7 @@ def forward_backward_of_step(
 ) -> list[dict[str, torch.Tensor]]:
     """One global batch through the schedule; on the last stage what the loss function logged."""
     single = len(trained.parts) == 1
+    WATCH.clear()
     return forward_backward(
         forward_step_func=forward_step,
         data_iterator=iterators[0] if single else list(iterators),
@@ -173,6 +187,8 @@ def train_step(
     """One optimizer step over a global batch."""
     losses = gradients(run, trained, forward_backward, iterators)
     is_updated, grad_norm, _ = trained.optimizer.step()
+    if run.config.training.check_for_nan_in_loss_and_grad and not run.config.training.fp16:
+        check_finite(trained, grad_norm, what="gradient norm")
     if is_updated:
         trained.scheduler.step(increment=run.layout.global_batch_size)
     loss_sum, num_loss_tokens = log_totals(losses)

@@ -46,9 +46,9 @@ class Stop:
 class StopRequests:
     """Collects the reasons to stop; processes agree on one after every step."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, train_iters: int) -> None:
         self._options = config.run
-        self._train_iters = config.training.train_iters
+        self._train_iters = train_iters
         self._started_at = time.monotonic()
         self._signal: int | None = None
         if self._options.exit_signal_handler:

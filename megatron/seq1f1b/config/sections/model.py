@@ -42,6 +42,10 @@ class ModelOptions:
     """Base of the rotary periods."""
     rotary_percent: float = 1.0
     """Share of each head that rotates."""
+    window_size: str | None = None
+    """Attention window L,R: L keys before a query, R after (0); all before it."""
+    window_attn_skip_freq: int | None = None
+    """Every so many layers attend without the window; none."""
     max_position_embeddings: int | None = None
     """Longest sequence of the position table; the sequence length."""
     untie_embeddings_and_output_weights: bool = False

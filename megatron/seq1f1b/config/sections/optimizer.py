@@ -16,16 +16,34 @@ class OptimizerOptions:
     """Highest learning rate."""
     min_lr: float = 0.0
     """Lowest learning rate."""
-    lr_decay_style: Literal["constant", "linear", "cosine"] = "cosine"
+    lr_decay_style: Literal["constant", "linear", "cosine", "inverse-square-root", "WSD"] = "cosine"
     """How the learning rate falls."""
     lr_decay_iters: int | None = None
     """Steps over which it falls; all."""
+    lr_decay_samples: int | None = None
+    """With --train-samples: samples over which it falls; all."""
+    lr_wsd_decay_style: Literal["linear", "cosine", "exponential", "minus_sqrt"] = "exponential"
+    """How WSD falls in its last phase."""
+    lr_wsd_decay_iters: int | None = None
+    """Steps of WSD's last phase."""
+    lr_wsd_decay_samples: int | None = None
+    """With --train-samples: samples of WSD's last phase."""
     lr_warmup_iters: int = 0
     """Steps over which it rises."""
+    lr_warmup_samples: int = 0
+    """With --train-samples: samples over which it rises."""
+    lr_warmup_fraction: float | None = None
+    """Share of the decay's length over which it rises."""
     lr_warmup_init: float = 0.0
     """Learning rate at the first step of the warmup."""
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices."""
+    start_weight_decay: float | None = None
+    """Where an incrementing weight decay starts; --weight-decay."""
+    end_weight_decay: float | None = None
+    """Where an incrementing weight decay ends; --weight-decay."""
+    weight_decay_incr_style: Literal["constant", "linear", "cosine"] = "constant"
+    """How it gets there over the whole run."""
     adam_beta1: float = 0.9
     """Decay of the first moment."""
     adam_beta2: float = 0.999

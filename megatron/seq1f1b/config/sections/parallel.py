@@ -27,5 +27,7 @@ class ParallelOptions:
     """Shard optimizer states over data-parallel processes."""
     overlap_grad_reduce: bool = False
     """Reduce gradients while backward goes on."""
+    overlap_param_gather: bool = False
+    """Gather parameters while forward goes on; needs the two options above."""
     distributed_timeout_minutes: int = 10
     """A process that waits longer for another gives up."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +16,10 @@ class TrainingOptions:
     """Samples per microbatch and data-parallel process."""
     global_batch_size: int | None = None
     """Samples per step over all processes; micro batch x data parallelism."""
-    train_iters: int
-    """Steps to train."""
+    train_iters: int | None = None
+    """Steps to train; this or --train-samples must be given."""
+    train_samples: int | None = None
+    """Samples to train on, instead of --train-iters."""
     seed: int = 1234
     """Decides initial weights and the order of samples, under any layout."""
     bf16: bool = False
@@ -33,6 +36,16 @@ class TrainingOptions:
     """Steps without overflow after which it doubles."""
     hysteresis: int = 2
     """Overflows after which it halves."""
+    recompute_granularity: Literal["full", "selective"] | None = None
+    """Recompute activations in backward: whole layers, or --recompute-modules; none."""
+    recompute_method: Literal["uniform", "block"] | None = None
+    """With full: all layers in groups, or the first layers of a stage; uniform."""
+    recompute_num_layers: int | None = None
+    """With full: layers in a group (uniform) or layers recomputed (block); 1."""
+    recompute_modules: list[str] = field(default_factory=list)
+    """With selective: which parts of a layer; core_attn."""
+    check_for_nan_in_loss_and_grad: bool = True
+    """End the run at a loss or gradient that is not finite."""
     log_interval: int = 10
     """Steps between lines on the terminal."""
     eval_iters: int = 0

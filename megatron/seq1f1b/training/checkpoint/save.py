@@ -32,6 +32,10 @@ def save(run: Run, trained: Trained, root: Path, *, iteration: int) -> None:
     options = run.config.checkpoint
     partial = root / f".partial-iter_{iteration:07d}"
     _on_rank_0(lambda: folders.begin(root, iteration), what=f"begin checkpoint {partial}")
+    if run.config.parallel.overlap_param_gather:
+        # The parameters of the last update are gathered by the next forward, which is yet to come.
+        for part in trained.parts:
+            part.start_param_sync(force_sync=True)
     state = sharded_state(
         trained,
         has_optimizer=not options.no_save_optim,

@@ -1,0 +1,62 @@
+"""Which activations are recomputed in backward, as Megatron-Core's configuration wants it said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron.seq1f1b.config.sections.training import TrainingOptions
+from megatron.seq1f1b.errors import ConfigurationError
+
+_MODULES = ("core_attn", "mlp")
+"""Parts of a layer that Megatron-Core 0.16.1 can recompute without Transformer Engine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recompute:
+    """The four options, resolved."""
+
+    granularity: str | None = None
+    method: str | None = None
+    num_layers: int | None = None
+    modules: tuple[str, ...] = ()
+
+
+def recompute_of(training: TrainingOptions, *, layers_of_virtual_stages: tuple[int, ...]) -> Recompute:
+    """What is recomputed.
+
+    Raises:
+        ConfigurationError: options that contradict each other.
+    """
+    granularity, method, count, modules = (
+        training.recompute_granularity,
+        training.recompute_method,
+        training.recompute_num_layers,
+        tuple(training.recompute_modules),
+    )
+    if granularity != "full" and (method is not None or count is not None):
+        raise ConfigurationError(
+            "--recompute-method and --recompute-num-layers are of whole layers; give "
+            "--recompute-granularity full with them"
+        )
+    if granularity != "selective" and modules:
+        raise ConfigurationError("--recompute-modules needs --recompute-granularity selective")
+    if granularity is None:
+        return Recompute()
+    if granularity == "selective":
+        return Recompute(granularity=granularity, modules=_known(modules or _MODULES[:1]))
+    count = count or 1
+    if count > max(layers_of_virtual_stages):
+        raise ConfigurationError(
+            f"--recompute-num-layers {count} is more than the {max(layers_of_virtual_stages)} layers of "
+            "a virtual stage; use at most that"
+        )
+    return Recompute(granularity=granularity, method=method or "uniform", num_layers=count)
+
+
+def _known(modules: tuple[str, ...]) -> tuple[str, ...]:
+    for module in modules:
+        if module not in _MODULES:
+            raise ConfigurationError(
+                f"--recompute-modules {module} does not exist here; choose from {', '.join(_MODULES)}"
+            )
+    return modules
