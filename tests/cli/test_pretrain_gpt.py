@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pretrain_gpt
+from megatron.seq1f1b.config import notes_on, parse_arguments, validate
 from megatron.seq1f1b.schedule import make_plan, plan_to_csv
 from tests.config.flags import words
 
@@ -179,3 +180,30 @@ def _losses(folder: Path, schedule: str) -> list[str]:
     assert done.returncode == 0, done.stderr
     rows = (folder / f"{schedule}.run" / "metrics.jsonl").read_text().splitlines()
     return [row.split('"learning_rate"')[0] for row in rows]
+
+
+def test_the_reference_forks_launch_line_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every flag of its scripts is served, or said to change nothing; only the data are ours."""
+    line = (
+        "--tensor-model-parallel-size 2 --timing-log-level 2 --pipe-sp-strategy uniform_comp "
+        "--pipe-sp-splits 4 --pipeline-model-parallel-size 2 --num-layers 8 --hidden-size 64 "
+        "--num-attention-heads 4 --seq-length 64 --max-position-embeddings 64 --micro-batch-size 1 "
+        "--global-batch-size 8 --lr 6.0e-5 --min-lr 6.0e-6 --lr-decay-style cosine --train-iters 10 "
+        "--log-interval 1 --eval-iters 0 --eval-interval 1000 --use-flash-attn --data-path absent "
+        "--vocab-file vocab.json --merge-file merges.txt --initial-loss-scale 65536 --save-interval 1000 "
+        "--split 98,2,0 --clip-grad 1.0 --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95 "
+        "--init-method-std 0.006 --bf16 --position-embedding-type rope "
+        "--untie-embeddings-and-output-weights --use-distributed-optimizer --hidden-dropout 0 "
+        "--attention-dropout 0 --sequence-parallel --no-async-tensor-model-parallel-allreduce "
+        "--num-layers-per-virtual-pipeline-stage 2 --recompute-method uniform --recompute-granularity full"
+    )
+    layout = validate(parse_arguments(line.split()), world_size=8)
+    assert layout.schedule == "seq1f1b-interleaved"
+    assert len(notes_on(line.split())) == 3
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.chdir(tmp_path)
+    assert pretrain_gpt.main(line.split()) == 2
+    assert "vocab.json" in capsys.readouterr().err, "all that is left to complain about are the files"

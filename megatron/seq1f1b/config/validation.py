@@ -178,8 +178,8 @@ def _train_iters(training: TrainingOptions, global_batch_size: int) -> int:
     """Steps, from either of the two flags that can say it."""
     iters, samples = training.train_iters, training.train_samples
     if (iters is None) == (samples is None):
-        number = "neither" if iters is None else "both"
-        raise ConfigurationError(f"give one of --train-iters and --train-samples; {number} is given")
+        number = "neither is" if iters is None else "both are"
+        raise ConfigurationError(f"give one of --train-iters and --train-samples; {number} given")
     if iters is not None:
         return iters
     assert samples is not None
