@@ -21,6 +21,8 @@ from megatron.seq1f1b.config import Config
 
 FILE = "stopped.json"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_ONE_REQUEST_SECONDS = 3.0
+"""A terminal's Ctrl-C reaches a process twice: from the terminal, and through torchrun."""
 _CAUSES = ("", "termination", "interrupt", "duration", "interval")
 """By rank: where processes have different ones, the last counts."""
 _REASONS = {"termination": "signal", "interrupt": "signal"}
@@ -51,6 +53,7 @@ class StopRequests:
         self._train_iters = train_iters
         self._started_at = time.monotonic()
         self._signal: int | None = None
+        self._signalled_at = 0.0
         if self._options.exit_signal_handler:
             for number in _SIGNALS:
                 signal.signal(number, self._on_signal)
@@ -90,8 +93,10 @@ class StopRequests:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
-            # The second one: whoever sent it will not wait for a checkpoint.
-            os._exit(128 + number)
-        self._signal = number
+            if time.monotonic() - self._signalled_at > _ONE_REQUEST_SECONDS:
+                # Whoever sent it again will not wait for a checkpoint.
+                os._exit(128 + number)
+            return
+        self._signal, self._signalled_at = number, time.monotonic()
         if os.environ.get("RANK", "0") == "0":
             os.write(2, b"stopping after this step (a second signal stops at once)\n")
