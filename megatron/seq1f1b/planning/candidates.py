@@ -15,6 +15,8 @@ from megatron.seq1f1b.schedule import check_schedule
 SCHEDULES = ("1f1b", "interleaved", "seq1f1b", "seq1f1b-interleaved", "seq1f1b-zb")
 CHUNKS = (2, 4, 8, 16)
 VIRTUAL_STAGES = (2, 4)
+RECOMPUTE = (Recompute.NONE, Recompute.FULL)
+"""Recomputing flash attention alone holds more than it saves, and takes longer: never worth it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,7 @@ def candidates(problem: Problem) -> Iterator[Candidate]:
         microbatches = problem.global_batch_size // data
         for schedule, chunks, virtual in _schedules(problem, tensor, stages, microbatches):
             strategies = ("uniform_comp", "average") if chunks > 1 else ("average",)
-            for layers, recompute in itertools.product(_layer_counts(problem, stages, virtual), Recompute):
+            for layers, recompute in itertools.product(_layer_counts(problem, stages, virtual), RECOMPUTE):
                 for strategy in strategies:
                     yield Candidate(
                         tensor_parallel=tensor,
