@@ -5,14 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from megatron.seq1f1b import __version__
 from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.checkpoint import folder as folders
@@ -79,7 +78,7 @@ def _manifest(run: Run, iteration: int, files: dict[str, int]) -> Manifest:
         optimizer=optimizer_of(run.config),
         layout=layout_of(run.config, run.layout.world_size),
         versions={
-            "seq1f1b": __version__,
+            "seq1f1b": import_module("megatron.seq1f1b").__version__,
             "megatron-core": metadata.version("megatron-core"),
             "torch": torch.__version__,
             "python": platform.python_version(),
