@@ -70,3 +70,11 @@ def test_resume_under_other_layouts_goes_on_alike(flags: str, tmp_path: Path) ->
         run_distributed(train_each, readers, runs)
         for layout, run_dir in runs:
             assert losses_of(run_dir) == pytest.approx(expected, rel=1e-5), layout
+
+
+def test_a_run_that_is_over_has_nothing_left_to_do(tmp_path: Path) -> None:
+    """Started again after its last step, or after its last validation, a run just ends."""
+    run, save = str(tmp_path / "run"), str(tmp_path / "save")
+    flags = f"{BASE} {PP2} --pipe-sp-splits 2 --save {save} --load {save} --train-iters"
+    run_distributed(train_each, 2, ((f"{flags} 2", run), (f"{flags} 2", run), (f"{flags} 3", run)))
+    assert [row["iteration"] for row in rows_of(run)] == [1, 2, 3]

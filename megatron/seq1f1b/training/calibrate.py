@@ -112,11 +112,11 @@ def _time_actions(
     assert isinstance(forward_backward, ChunkedSchedule), "Megatron-Core's schedules are not chunked"
     timer = ActionTimer()
     forward_backward.observer = timer
-    iterators = data_iterators(cut, dataset)
     for step in range(1 + _TIMED_STEPS):
         if step == 1:
             timer.clear()
-        gradients(cut, trained, forward_backward, iterators)
+        # The first batches again and again: a short run has no others.
+        gradients(cut, trained, forward_backward, data_iterators(cut, dataset))
     forward_backward.close()
     return timer.gathered()
 

@@ -18,6 +18,7 @@ from megatron.seq1f1b.training.finite import check_finite
 from megatron.seq1f1b.training.metrics import StepMetrics, gather
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import open_run
+from megatron.seq1f1b.training.samples import sample_counts
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
 from megatron.seq1f1b.training.stop import Stop, StopRequests
 
@@ -37,9 +38,14 @@ class Loop:
         self._first = iteration + 1
         self._forward_backward = make_forward_backward(run)
         consumed = iteration * run.layout.global_batch_size
-        self._training_data = data_iterators(run, datasets.train, consumed_samples=consumed)
+        is_over = iteration >= run.layout.train_iters
+        self._training_data = data_iterators(
+            run, None if is_over else datasets.train, consumed_samples=consumed
+        )
+        validated = consumed_validation_samples(run, iteration)
+        is_validated = validated >= sample_counts(run.config, run.layout).valid
         self._validation_data = data_iterators(
-            run, datasets.valid, consumed_samples=consumed_validation_samples(run, iteration)
+            run, None if is_validated else datasets.valid, consumed_samples=validated
         )
         self._metrics_file = open_run(run, run_dir, iteration=iteration)
         self._stops = StopRequests(run.config, train_iters=run.layout.train_iters)
