@@ -25,6 +25,7 @@ import torch.distributed as dist
 
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.data import DataSettings, build_train_valid_test_datasets
+from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.training.build import Trained, build
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.prepare import Run, prepare
@@ -122,9 +123,15 @@ def median_ratio(over: list[float], under: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def _iterators(run: Run) -> list[object]:
+def training_data(run: Run) -> SampleDataset:
+    """Mock samples for one step."""
     settings = DataSettings(
         tokenizer=run.tokenizer, seq_length=run.config.training.seq_length, mock_data=True
     )
-    datasets = build_train_valid_test_datasets(settings, train_samples=run.layout.global_batch_size)
-    return list(data_iterators(run, datasets.train))
+    dataset = build_train_valid_test_datasets(settings, train_samples=run.layout.global_batch_size).train
+    assert dataset is not None
+    return dataset
+
+
+def _iterators(run: Run) -> list[object]:
+    return list(data_iterators(run, training_data(run)))

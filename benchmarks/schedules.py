@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from itertools import pairwise
 
 import torch.distributed as dist
 from pipeline import Contestant, alternate, contestants, median_ratio, parser, resolve, start
@@ -32,7 +33,7 @@ def costs_of(plan: Plan, seconds: ActionSeconds, boundaries: tuple[int, ...]) ->
             for stage in range(plan.num_all_virtual_stages)
         ]
 
-    lengths = [high - low for low, high in zip(boundaries, boundaries[1:], strict=False)]
+    lengths = [high - low for low, high in pairwise(boundaries)]
     return Costs(
         forward_seconds=table(ActionKind.F),
         backward_seconds=table(ActionKind.B),
