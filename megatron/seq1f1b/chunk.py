@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from megatron.seq1f1b.errors import ConfigurationError
 
@@ -46,7 +47,7 @@ def chunks_from(boundaries: Sequence[int]) -> tuple[Chunk, ...]:
     Raises:
         ConfigurationError: the boundaries do not start at 0 or do not strictly increase.
     """
-    increasing = all(low < high for low, high in zip(boundaries, boundaries[1:], strict=False))
+    increasing = all(low < high for low, high in pairwise(boundaries))
     if len(boundaries) < 2 or boundaries[0] != 0 or not increasing:
         raise ConfigurationError(
             f"chunk boundaries {list(boundaries)} must start at 0 and strictly increase, "

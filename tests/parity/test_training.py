@@ -17,19 +17,14 @@ from tests.harness import run_distributed
 from tests.parity.layouts import COMMON, GPT2_LIKE, LLAMA_LIKE, training_data
 
 STEPS = 20
+DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce"
+TENSOR_PARALLEL = "--tensor-model-parallel-size 2 --sequence-parallel"
+PP2 = "--pipeline-model-parallel-size 2"
 LAYOUTS = {
     "seq1f1b": (4, "--pipeline-model-parallel-size 4 --pipe-sp-splits 4"),
-    "data parallel": (4, "--pipeline-model-parallel-size 2 --pipe-sp-splits 4"),
-    "distributed optimizer": (
-        4,
-        "--pipeline-model-parallel-size 2 --pipe-sp-splits 4 --use-distributed-optimizer "
-        "--overlap-grad-reduce",
-    ),
-    "tensor and sequence parallel": (
-        4,
-        "--pipeline-model-parallel-size 2 --tensor-model-parallel-size 2 --sequence-parallel "
-        "--pipe-sp-splits 2",
-    ),
+    "data parallel": (4, f"{PP2} --pipe-sp-splits 4"),
+    "distributed optimizer": (4, f"{PP2} --pipe-sp-splits 4 {DISTRIBUTED}"),
+    "tensor and sequence parallel": (4, f"{PP2} --pipe-sp-splits 2 {TENSOR_PARALLEL}"),
 }
 
 

@@ -132,7 +132,7 @@ def test_every_rank_computes_its_actions_in_order_on_the_right_tensors(stages: i
 def test_one_stage_runs_without_channels() -> None:
     plan = make_plan("seq1f1b", stages=1, microbatches=2, chunks=2)
     calls = [call for call in _run(plan, 0, None) if "finish" not in call]
-    assert calls == "0F0.0 0F0.1 0B0.1 0F1.0 0B0.0 0F1.1 0B1.1 0B1.0".split()
+    assert calls == ["0F0.0", "0F0.1", "0B0.1", "0F1.0", "0B0.0", "0F1.1", "0B1.1", "0B1.0"]
 
 
 def test_virtual_stages_on_one_rank_hand_over_without_messages() -> None:

@@ -15,8 +15,9 @@ from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.runtime.channels import Channels
 from megatron.seq1f1b.runtime.executor import Executor, MessageShape, Observer, channels_of
+from megatron.seq1f1b.runtime.loss import ForwardStep
 from megatron.seq1f1b.runtime.microbatches import Batch, BatchFormat, Microbatches
-from megatron.seq1f1b.runtime.program import ForwardStep, MegatronProgram, PrefixStates
+from megatron.seq1f1b.runtime.program import MegatronProgram, PrefixStates
 from megatron.seq1f1b.schedule import Plan
 from megatron.seq1f1b.upstream.parallel import pipeline_group, pipeline_rank
 from megatron.seq1f1b.upstream.step import get_model_config
