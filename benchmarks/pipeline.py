@@ -118,6 +118,28 @@ def alternate(entrants: list[Contestant], *, rounds: int, warmup: bool = True) -
     return seconds
 
 
+class StealMeter:
+    """How much of the processor time that the machine wanted its host gave to others."""
+
+    def __init__(self) -> None:
+        self._before = _processor_ticks()
+
+    def share(self) -> float | None:
+        """Stolen over wanted time since the meter was made; None where the kernel does not say."""
+        now = _processor_ticks()
+        if not self._before or not now:
+            return None
+        spent = [after - before for after, before in zip(now, self._before, strict=True)]
+        user, nice, system, _, _, interrupts, soft, steal = spent
+        wanted = user + nice + system + interrupts + soft + steal
+        return round(steal / wanted, 4) if wanted else 0.0
+
+
+def _processor_ticks() -> list[int]:
+    stat = Path("/proc/stat")
+    return [int(word) for word in stat.read_text().split()[1:9]] if stat.is_file() else []
+
+
 def median_ratio(over: list[float], under: list[float]) -> float:
     """Median of the ratios of paired measurements."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))

@@ -15,7 +15,17 @@ import tempfile
 from pathlib import Path
 
 import torch.distributed as dist
-from pipeline import Contestant, alternate, contestants, median_ratio, parser, resolve, start, training_data
+from pipeline import (
+    Contestant,
+    StealMeter,
+    alternate,
+    contestants,
+    median_ratio,
+    parser,
+    resolve,
+    start,
+    training_data,
+)
 
 from megatron.seq1f1b.training.calibrate import profiled
 from megatron.seq1f1b.training.steps import make_forward_backward
@@ -28,6 +38,7 @@ def main() -> None:
     options.add_argument("--schedule", default="seq1f1b", help="which chunked schedule")
     arguments = options.parse_args()
     start()
+    steal = StealMeter()
     run = resolve(
         arguments,
         schedule=arguments.schedule,
@@ -52,6 +63,7 @@ def main() -> None:
         "uniform_boundaries": run.boundaries,
         "profiled_boundaries": measured.boundaries,
         "seconds": {name: round(statistics.median(taken), 4) for name, taken in seconds.items()},
+        "stolen_processor_share": steal.share(),
         "uniform_over_profiled": round(median_ratio(seconds["uniform_comp"], seconds["profiled"]), 4),
         "predicted_seconds": round(measured.predicted_step_seconds, 4),
         "predicted_over_measured": round(measured.predicted_step_seconds / step, 4),

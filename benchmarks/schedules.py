@@ -15,7 +15,7 @@ import statistics
 from itertools import pairwise
 
 import torch.distributed as dist
-from pipeline import Contestant, alternate, contestants, median_ratio, parser, resolve, start
+from pipeline import Contestant, StealMeter, alternate, contestants, median_ratio, parser, resolve, start
 
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
@@ -62,6 +62,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7, help="steps of every schedule")
     arguments = options.parse_args()
     start()
+    steal = StealMeter()
     stages, k = dist.get_world_size(), arguments.chunks
     virtual = f"--num-layers-per-virtual-pipeline-stage {arguments.layers // stages // 2}"
     runs = {
@@ -96,7 +97,8 @@ def main() -> None:
                 "kept": round(ratio / expected, 4),
             }
     if dist.get_rank() == 0:
-        print(json.dumps({"stages": stages, "microbatches": arguments.microbatches, "chunks": k}))
+        machine = {"stolen_processor_share": steal.share()}
+        print(json.dumps({"stages": stages, "microbatches": arguments.microbatches, "chunks": k, **machine}))
         for name, row in rows.items():
             print(f"{name:>20} {json.dumps(row)}", flush=True)
     dist.destroy_process_group()

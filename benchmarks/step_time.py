@@ -12,7 +12,7 @@ import json
 import statistics
 
 import torch.distributed as dist
-from pipeline import alternate, contestants, median_ratio, parser, resolve, start
+from pipeline import StealMeter, alternate, contestants, median_ratio, parser, resolve, start
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     options.add_argument("--strategy", default="uniform_comp", help="partition of the chunks")
     arguments = options.parse_args()
     start()
+    steal = StealMeter()
     runs = {
         "1f1b": resolve(arguments, schedule="1f1b", chunks=1),
         "seq1f1b": resolve(
@@ -42,6 +43,7 @@ def main() -> None:
         "seconds": {name: round(statistics.median(taken), 4) for name, taken in seconds.items()},
         "ratio": round(median_ratio(seconds["1f1b"], seconds["seq1f1b"]), 4),
         "ideal_ratio": round(k * (m + p - 1) / (k * m + p - 1), 4),
+        "stolen_processor_share": steal.share(),
         "pairs": [round(a / b, 3) for a, b in zip(seconds["1f1b"], seconds["seq1f1b"], strict=True)],
     }
     if dist.get_rank() == 0:
