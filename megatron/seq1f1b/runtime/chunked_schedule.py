@@ -81,14 +81,15 @@ class ChunkedSchedule:
             StepError: a neighbour did not answer, or buffers were left over.
         """
         self._check_length(seq_length)
+        parts = list(model) if isinstance(model, Sequence) else [model]
         _refuse(
+            defer_embedding_wgrad_compute=get_model_config(parts[0]).defer_embedding_wgrad_compute,
             decoder_seq_length=decoder_seq_length not in (None, seq_length),
             collect_non_loss_data=collect_non_loss_data,
             adjust_tensor_shapes_fn=adjust_tensor_shapes_fn is not None,
             p2p_communicator=p2p_communicator is not None,
             pg_collection=pg_collection is not None,
         )
-        parts = list(model) if isinstance(model, Sequence) else [model]
         iterators = list(data_iterator) if isinstance(data_iterator, Sequence) else [data_iterator]
         plan = self.plan_for(num_microbatches, forward_only=forward_only)
         prefix_states = self._make_prefix_states(self._chunks)

@@ -7,18 +7,14 @@ signature test guards every name used here.
 from __future__ import annotations
 
 from megatron.core.pipeline_parallel.schedules import (
-    clear_embedding_activation_buffer,
     custom_backward,
-    finish_embedding_wgrad_compute,
     forward_step,
     get_forward_backward_func,
 )
 from megatron.core.utils import get_attr_wrapped_model, get_model_config
 
 __all__ = [
-    "clear_embedding_activation_buffer",
     "custom_backward",
-    "finish_embedding_wgrad_compute",
     "forward_step",
     "get_attr_wrapped_model",
     "get_forward_backward_func",
