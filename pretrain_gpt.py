@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from megatron.seq1f1b.config import notes_on, parse_arguments
+from megatron.seq1f1b.config import Config, notes_on, parse_arguments, with_config_files
 from megatron.seq1f1b.errors import Seq1F1BError
 from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
     """Parse, build, train; returns the exit status."""
     is_first = os.environ.get("RANK", "0") == "0"
     try:
+        arguments = with_config_files(arguments)
         config = parse_arguments(arguments)
         run = prepare(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
         start = find_start(run)

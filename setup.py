@@ -17,6 +17,7 @@ REQUIREMENTS = [
     "numpy>=1.26",
     "packaging>=24.2",
     "psutil>=5.9",
+    "pyyaml>=6.0",
     "tiktoken>=0.7",
     "tokenizers>=0.20",
     "torch>=2.9",

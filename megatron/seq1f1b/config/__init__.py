@@ -13,7 +13,7 @@ from megatron.seq1f1b.config.options import (
     ScheduleOptions,
     TrainingOptions,
 )
-from megatron.seq1f1b.config.parser import make_parser, parse_arguments
+from megatron.seq1f1b.config.parser import make_parser, parse_arguments, with_config_files
 from megatron.seq1f1b.config.validation import validate
 
 __all__ = [
@@ -32,3 +32,4 @@ __all__ = [
     "parse_arguments",
     "validate",
 ]
+    "with_config_files",

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from megatron.seq1f1b.config import files
 from megatron.seq1f1b.config.fields import field_help
 from megatron.seq1f1b.config.megatron_flags import WITHOUT_EFFECT, refuse_replaced
 from megatron.seq1f1b.config.options import Config
@@ -28,6 +29,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
         SystemExit: `--help` was asked for and printed.
     """
     parser = make_parser()
+    arguments = with_config_files(arguments)
     _refuse_unknown_flags(arguments, parser)
     values, left_over = parser.parse_known_args(list(arguments))
     if left_over:
@@ -39,6 +41,18 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     return Config(**{name: _section(options, values) for name, options in _sections()})
 
 
+def with_config_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the options of `--config` files in front; without such files as they are.
+
+    Raises:
+        ConfigurationError: a file that cannot be read or meant, with its line.
+    """
+    if not any(word.split("=")[0] == files.FLAG for word in arguments):
+        return list(arguments)
+    sections = [name for name, _ in _sections()]
+    return files.expand_config_files(arguments, parser=make_parser(), sections=sections)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of every option, grouped by section."""
     parser = _RaisingParser(
@@ -47,6 +61,10 @@ def make_parser() -> argparse.ArgumentParser:
         description="Pretrain a GPT with Seq1F1B pipeline parallelism on Megatron-Core.",
         allow_abbrev=False,
         formatter_class=_OneLineEach,
+    )
+    group = parser.add_argument_group("Configuration files")
+    group.add_argument(
+        files.FLAG, nargs="+", metavar="FILE", help="YAML or JSON files of options; later ones and flags win."
     )
     for _, options in _sections():
         assert options.__doc__ is not None
