@@ -200,3 +200,11 @@ def test_actions_of_a_channel_are_those_of_the_plan() -> None:
     plan = add_communication(make_plan("seq1f1b", stages=2, microbatches=1, chunks=1))
     assert {(c.source, c.destination) for c in channels_of(plan)} == {(0, 1), (1, 0)}
     assert Action(ActionKind.SEND_F, 0, 0, 0) in plan.actions[0]
+
+
+def test_a_profiler_sees_every_action_by_its_text() -> None:
+    plan = make_plan("seq1f1b", stages=1, microbatches=1, chunks=2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        _run(plan, 0, None)
+    names = {event.name for event in profiler.events()}
+    assert {str(action) for action in plan.actions[0]} <= names

@@ -13,8 +13,8 @@ that names what is left.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -69,13 +69,16 @@ MessageShape = Callable[[Chunk], torch.Tensor]
 
 
 class Observer(Protocol):
-    """Is told of every action; what a measurement gives to the executor."""
+    """Is told of every action, at the moment; what a measurement gives to the executor."""
 
-    def now(self) -> float:
-        """Seconds of a clock; on CUDA one that waits for the device where work is to be timed."""
+    def begin(self, action: Action) -> None:
+        """The action is next; a compute action may still have to wait for a message."""
 
-    def observe(self, action: Action, started_at: float, ended_at: float) -> None:
-        """An action is done; a compute action started when what it needs had arrived."""
+    def arrived(self, action: Action) -> None:
+        """What a compute action needs is there, and it starts."""
+
+    def end(self, action: Action) -> None:
+        """The action is done."""
 
 
 class Executor:
@@ -99,8 +102,6 @@ class Executor:
         self._channels = channels
         self._new_message = new_message
         self._observer = observer
-        self._now = time.perf_counter if observer is None else observer.now
-        self._started_at = 0.0
         self._last_virtual_stage = plan.num_stages * plan.num_virtual_stages - 1
         self._arriving_inputs: dict[Unit, Receive] = {}
         self._arriving_grads: dict[Unit, Receive] = {}
@@ -128,12 +129,12 @@ class Executor:
             StepError: a message did not arrive, or tensors were left over; names the action.
         """
         for action in self._plan.actions[self._rank]:
-            unit = Unit(action.virtual_stage, action.microbatch, action.chunk)
-            self._started_at = self._now()
-            with torch.profiler.record_function(str(action)):
-                self._methods[action.kind](unit)
             if self._observer is not None:
-                self._observer.observe(action, self._started_at, self._now())
+                self._observer.begin(action)
+            with _profiler_range(action):
+                self._methods[action.kind](Unit(action.virtual_stage, action.microbatch, action.chunk))
+            if self._observer is not None:
+                self._observer.end(action)
         if self._channels is not None:
             self._channels.drain()
         self._check_empty()
@@ -142,7 +143,7 @@ class Executor:
 
     def _forward(self, unit: Unit) -> None:
         stage_input = self._take_input(unit)
-        self._started_at = self._now()
+        self._arrived(ActionKind.F, unit)
         output = self._program.forward(unit, stage_input)
         if unit.virtual_stage != self._last_virtual_stage:
             self._hand_over_output(unit, output)
@@ -153,15 +154,20 @@ class Executor:
             self._outputs[unit] = output
 
     def _backward(self, unit: Unit) -> None:
-        input_grad = self._program.backward(unit, *self._take_backward(unit))
+        needs = self._take_backward(unit)
+        self._arrived(ActionKind.B, unit)
+        input_grad = self._program.backward(unit, *needs)
         self._hand_over_grad(unit, input_grad)
         self._program.finish(unit)
 
     def _backward_input(self, unit: Unit) -> None:
-        input_grad = self._program.backward_input(unit, *self._take_backward(unit))
+        needs = self._take_backward(unit)
+        self._arrived(ActionKind.I, unit)
+        input_grad = self._program.backward_input(unit, *needs)
         self._hand_over_grad(unit, input_grad)
 
     def _backward_weight(self, unit: Unit) -> None:
+        self._arrived(ActionKind.W, unit)
         self._program.backward_weight(unit)
         self._program.finish(unit)
 
@@ -183,8 +189,11 @@ class Executor:
             output_grad = self._local_grads.pop(unit)
         else:
             output_grad = self._arriving_grads.pop(unit).wait()
-        self._started_at = self._now()
         return self._inputs.pop(unit), self._outputs.pop(unit), output_grad
+
+    def _arrived(self, kind: ActionKind, unit: Unit) -> None:
+        if self._observer is not None:
+            self._observer.arrived(Action(kind, *unit))
 
     # --- what an action leaves
 
@@ -250,6 +259,13 @@ class Executor:
                 f"pipeline rank {self._rank} ended its step of plan {self._plan.name} with tensors "
                 f"left over: {left}; the plan produces what it never uses"
             )
+
+
+def _profiler_range(action: Action) -> AbstractContextManager[object]:
+    """A range with the action's text, where a profiler looks: making one costs 20 microseconds."""
+    if torch.autograd._profiler_enabled():
+        return torch.profiler.record_function(str(action))
+    return nullcontext()
 
 
 def channels_of(plan: Plan) -> set[Channel]:
