@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> int:
     try:
         arguments = with_config_files(arguments)
         config = parse_arguments(arguments)
+        if config.dry_run.dry_run:
+            return _dry_run(config) if is_first else 0
         run = prepare(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
         start = find_start(run)
     except Seq1F1BError as error:
@@ -41,6 +43,14 @@ def main(arguments: list[str]) -> int:
     except Seq1F1BError as error:
         print(f"pretrain_gpt.py: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
         return 1
+    return 0
+
+
+def _dry_run(config: Config) -> int:
+    """Say what the run would need."""
+    from megatron.seq1f1b.training.dry_run import dry_run
+
+    dry_run(config, os.environ)
     return 0
 
 

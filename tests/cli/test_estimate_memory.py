@@ -44,7 +44,8 @@ def test_a_run_that_cannot_start_is_refused_in_one_line() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_world_size_must_be_given() -> None:
-    done = run(*FLAGS)
-    assert done.returncode == 2
-    assert "--world-size" in done.stderr
+def test_without_a_world_size_it_is_one_model() -> None:
+    done = run(*FLAGS, "--format", "json")
+    one = run("--world-size", "64", *FLAGS, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == one.stdout

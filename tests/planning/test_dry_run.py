@@ -53,6 +53,7 @@ def check(pairs: list[tuple[dict[str, int], dict[str, int]]], *, within: float) 
         assert sum(estimated[name] for name in DYNAMIC) == pytest.approx(total, rel=within)
 
 
+@pytest.mark.slow
 def test_a_gpt_with_rotary_positions() -> None:
     check(stages(2, *ROPE), within=0.01)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from megatron.seq1f1b.config.sections.checkpoint import CheckpointOptions
 from megatron.seq1f1b.config.sections.data import DataOptions
+from megatron.seq1f1b.config.sections.dry_run import DryRunOptions
 from megatron.seq1f1b.config.sections.model import ModelOptions
 from megatron.seq1f1b.config.sections.optimizer import OptimizerOptions
 from megatron.seq1f1b.config.sections.parallel import ParallelOptions
@@ -21,6 +22,7 @@ __all__ = [
     "CheckpointOptions",
     "Config",
     "DataOptions",
+    "DryRunOptions",
     "ModelOptions",
     "OptimizerOptions",
     "ParallelOptions",
@@ -42,3 +44,4 @@ class Config:
     data: DataOptions
     checkpoint: CheckpointOptions
     run: RunOptions
+    dry_run: DryRunOptions

@@ -42,6 +42,8 @@ _AT_LEAST_ONE = frozenset(
         "hysteresis",
         "exit_interval",
         "exit_duration_in_mins",
+        "world_size",
+        "allocator_overhead",
     }
 )
 _AT_LEAST_ZERO = frozenset(

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from megatron.seq1f1b.config.layout import UPSTREAM_SCHEDULES, Layout
 from megatron.seq1f1b.config.learning_rate import learning_rate_of
-from megatron.seq1f1b.config.options import Config, ModelOptions, ParallelOptions, TrainingOptions
+from megatron.seq1f1b.config.options import (
+    Config,
+    DryRunOptions,
+    ModelOptions,
+    ParallelOptions,
+    TrainingOptions,
+)
 from megatron.seq1f1b.config.ranges import check_ranges
 from megatron.seq1f1b.config.recompute import recompute_of
 from megatron.seq1f1b.config.stages import layers_of_virtual_stages
@@ -26,6 +32,7 @@ def validate(config: Config, *, world_size: int) -> Layout:
     """
     check_ranges(config)
     _check_precision(config)
+    _check_dry_run(config.dry_run)
     ffn_hidden_size, kv_channels, num_query_groups = _model_sizes(config.model)
     _check_tensor_parallel(config, ffn_hidden_size, num_query_groups)
     _check_data_parallel(config.parallel)
@@ -58,6 +65,18 @@ def validate(config: Config, *, world_size: int) -> Layout:
     )
     _check_schedule(config, layout)
     return layout
+
+
+def _check_dry_run(options: DryRunOptions) -> None:
+    """What says how to rehearse is nothing to a run that trains."""
+    given = {
+        "--world-size": options.world_size,
+        "--format": options.format,
+        "--allocator-overhead": options.allocator_overhead,
+    }
+    for flag, value in given.items():
+        if value is not None and not options.dry_run:
+            raise ConfigurationError(f"{flag} {value} means nothing without --dry-run; leave it out")
 
 
 def _check_precision(config: Config) -> None:

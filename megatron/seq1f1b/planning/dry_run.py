@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 from unittest import mock
 
 import torch
 from megatron.core import parallel_state
 
-from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
-from megatron.seq1f1b.config import Config, Layout
+from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.data import slice_batch
-from megatron.seq1f1b.model.flops import ModelDimensions
 from megatron.seq1f1b.model.memory import GRADIENT_BYTES, optimizer_bytes_per_parameter
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.planning.fake_stage import fake_rank, zeros_like_tokens
 from megatron.seq1f1b.planning.flash_shapes import FlashShapes, rms_norm
+from megatron.seq1f1b.planning.from_run import RunLike, allocator_overhead_of, is_mixed_precision
 from megatron.seq1f1b.planning.live_bytes import POOLED, Category, LiveBytes
-from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport, StageMemory
+from megatron.seq1f1b.planning.memory_report import MemoryReport, StageMemory
 from megatron.seq1f1b.planning.occupancy import first_microbatches, microbatches_until_peak
 from megatron.seq1f1b.runtime.executor import Executor, StageProgram, Unit
 from megatron.seq1f1b.runtime.microbatches import Batch, BatchFormat, Microbatches
@@ -35,35 +34,11 @@ from megatron.seq1f1b.schedule import Action, ActionKind, Channel, Plan
 _ForwardStep = Callable[..., tuple[torch.Tensor, Callable[..., tuple[object, ...]]]]
 
 
-class RunLike(Protocol):
-    """What of a prepared run the dry run reads."""
-
-    @property
-    def config(self) -> Config:
-        """The options."""
-
-    @property
-    def layout(self) -> Layout:
-        """What follows from them and the number of processes."""
-
-    @property
-    def dimensions(self) -> ModelDimensions:
-        """The model's widths."""
-
-    @property
-    def boundaries(self) -> Boundaries:
-        """Of the chunks."""
-
-    def make_plan(self, num_microbatches: int, forward_only: bool) -> Plan:
-        """The schedule's plan with its communication."""
-
-
 def dry_run(
     run: RunLike,
     *,
     build_parts: Callable[[], Sequence[torch.nn.Module]],
     forward_step: _ForwardStep,
-    allocator_overhead: float = ALLOCATOR_OVERHEAD,
 ) -> MemoryReport:
     """What every stage of a run will hold, from the real model code on fake tensors.
 
@@ -71,14 +46,13 @@ def dry_run(
         run: a checked run of any world size; this process must not have joined a process group.
         build_parts: makes the model parts of the current rank in their precision, as the run would.
         forward_step: the run's, in Megatron's form.
-        allocator_overhead: reserved over live bytes, an assumption.
 
     Raises:
         ConfigurationError: this process has joined a process group already.
     """
     plan = run.make_plan(run.layout.num_microbatches, False)
     stages = [_Stage(run, plan, rank).memory(build_parts, forward_step) for rank in range(plan.num_stages)]
-    return MemoryReport(stages=stages, allocator_overhead=allocator_overhead)
+    return MemoryReport(stages=stages, allocator_overhead=allocator_overhead_of(run.config))
 
 
 class _Stage:
@@ -178,7 +152,7 @@ class _Stage:
 
     def _memory(self, parts: Sequence[torch.nn.Module], live: LiveBytes) -> StageMemory:
         """The report, with what follows from the parameters by arithmetic."""
-        parallel, is_mixed = self._run.config.parallel, self._run.config.training.bf16
+        parallel, is_mixed = self._run.config.parallel, is_mixed_precision(self._run.config)
         parameters = [parameter for part in parts for parameter in part.parameters()]
         count = sum(parameter.numel() for parameter in parameters)
         shards = self._run.layout.data_parallel_size if parallel.use_distributed_optimizer else 1

@@ -1,21 +1,83 @@
-"""From a run's options to the memory model."""
+"""From a run's options to what the planning room works on."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.config import Config, Layout
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import ModelDimensions
 from megatron.seq1f1b.model.memory import ModelMemory, Recompute
+from megatron.seq1f1b.planning.estimate import estimate
+from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport
+from megatron.seq1f1b.schedule import Plan
+
+
+class RunLike(Protocol):
+    """What of a prepared run estimate and dry run read."""
+
+    @property
+    def config(self) -> Config:
+        """The options."""
+
+    @property
+    def layout(self) -> Layout:
+        """What follows from them and the number of processes."""
+
+    @property
+    def dimensions(self) -> ModelDimensions:
+        """The model's widths."""
+
+    @property
+    def boundaries(self) -> Boundaries:
+        """Of the chunks."""
+
+    def make_plan(self, num_microbatches: int, forward_only: bool) -> Plan:
+        """The schedule's plan with its communication."""
+
+
+def is_mixed_precision(config: Config) -> bool:
+    """Whether the run computes in a half precision with float32 master weights."""
+    return config.training.bf16 or config.training.fp16
+
+
+def allocator_overhead_of(config: Config) -> float:
+    """Reserved over live bytes, as asked or as assumed."""
+    asked = config.dry_run.allocator_overhead
+    return ALLOCATOR_OVERHEAD if asked is None else asked
+
+
+def estimate_run(run: RunLike) -> MemoryReport:
+    """What every stage of a run will hold, in closed form."""
+    return estimate(
+        memory_of(run.config, run.layout, run.dimensions),
+        run.make_plan(run.layout.num_microbatches, False),
+        run.boundaries,
+        layers_of_virtual_stages=run.layout.layers_of_virtual_stages,
+        micro_batch_size=run.config.training.micro_batch_size,
+        allocator_overhead=allocator_overhead_of(run.config),
+    )
 
 
 def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> ModelMemory:
-    """The model on one rank of a run."""
+    """The model on one rank of a run.
+
+    Raises:
+        ConfigurationError: a model with experts, whose memory depends on where routers send tokens.
+    """
+    if dimensions.experts is not None:
+        raise ConfigurationError(
+            f"memory is not estimated for --num-experts {dimensions.experts.num_experts}: it depends on "
+            "where routers send tokens; metrics.jsonl of a short run has the peak of every stage"
+        )
     model, parallel = config.model, config.parallel
     is_rotary = model.position_embedding_type == "rope"
     return ModelMemory(
         dimensions=dimensions,
         tensor_parallel=parallel.tensor_model_parallel_size,
         is_sequence_parallel=parallel.sequence_parallel,
-        is_mixed=config.training.bf16,
+        is_mixed=is_mixed_precision(config),
         optimizer_shards=layout.data_parallel_size if parallel.use_distributed_optimizer else 1,
         rotary_dim=int(dimensions.head_dim * model.rotary_percent) if is_rotary else 0,
         num_learned_positions=0 if is_rotary else layout.max_position_embeddings,

@@ -41,9 +41,9 @@ def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
 
     `params_dtype` overrides the precision of the configuration (float64 in tests).
     """
-    dtype = params_dtype or _dtype(run)
+    dtype = params_dtype or dtype_of(run)
     transformer = transformer_config(run, dtype)
-    parts = [_wrap(part, run, transformer) for part in _model_parts(run, transformer)]
+    parts = [_wrap(part, run, transformer) for part in model_parts(run, transformer)]
     adam = choose_adam()
     optimizer = get_megatron_optimizer(_optimizer_config(run, dtype), parts)
     transformer.grad_scale_func = optimizer.scale_loss
@@ -60,7 +60,8 @@ def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
     )
 
 
-def _dtype(run: Run) -> torch.dtype:
+def dtype_of(run: Run) -> torch.dtype:
+    """What a run computes in."""
     if run.config.training.fp16:
         return torch.float16
     return torch.bfloat16 if run.config.training.bf16 else torch.float32
@@ -136,7 +137,8 @@ def _leave_as_is(weight: torch.Tensor) -> torch.Tensor:
     return weight
 
 
-def _model_parts(run: Run, transformer: TransformerConfig) -> list[torch.nn.Module]:
+def model_parts(run: Run, transformer: TransformerConfig) -> list[torch.nn.Module]:
+    """This rank's parts of the model, one per virtual stage, bare."""
     shape = ModelShape(
         vocab_size=run.tokenizer.vocab_size,
         padded_vocab_size=run.dimensions.padded_vocab_size,
