@@ -7,6 +7,7 @@ from megatron.seq1f1b.config.options import (
     Config,
     DataOptions,
     DryRunOptions,
+    LoggingOptions,
     ModelOptions,
     OptimizerOptions,
     ParallelOptions,
@@ -23,6 +24,7 @@ __all__ = [
     "DataOptions",
     "DryRunOptions",
     "Layout",
+    "LoggingOptions",
     "ModelOptions",
     "OptimizerOptions",
     "ParallelOptions",
@@ -33,5 +35,5 @@ __all__ = [
     "notes_on",
     "parse_arguments",
     "validate",
-]
     "with_config_files",
+]
