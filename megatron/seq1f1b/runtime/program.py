@@ -18,7 +18,6 @@ from megatron.seq1f1b.runtime.executor import Unit
 from megatron.seq1f1b.runtime.loss import ForwardStep, TokenWeights
 from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches
 from megatron.seq1f1b.schedule import ActionKind, Plan
-from megatron.seq1f1b.upstream.auxiliary_losses import AuxiliaryLosses
 from megatron.seq1f1b.upstream.split_linear import WeightGradients, split_backward
 from megatron.seq1f1b.upstream.step import custom_backward, forward_step, get_model_config
 
@@ -64,11 +63,9 @@ class MegatronProgram:
         self._is_split = any(action.kind is ActionKind.W for action in plan.actions[rank])
         self._weight_gradients = WeightGradients()
         self._gradient_sync = _GradientSync(parts, plan, rank)
-        self._auxiliary_losses = AuxiliaryLosses(parts, chunks, num_microbatches=plan.num_microbatches)
 
     def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
         """The stage's output, or on the last virtual stage the chunk's share of the loss."""
-        self._auxiliary_losses.enter(unit)
         part = self._plan.model_part_of(unit.virtual_stage)
         microbatches, model = self._microbatches[part], self._parts[part]
         scale = self._chunks[-1].stop / self._chunks[unit.chunk].length
@@ -131,7 +128,6 @@ class MegatronProgram:
         output_grad: torch.Tensor | None,
     ) -> torch.Tensor | None:
         self._gradient_sync.before_backward(unit)
-        self._auxiliary_losses.enter_backward(unit)
         if output_grad is None and self._config.grad_scale_func is not None:
             output = self._config.grad_scale_func(output)
         custom_backward(output, output_grad)
@@ -141,8 +137,6 @@ class MegatronProgram:
     def running(self) -> Iterator[None]:
         """Within, the model parts compute as the plan's actions need it."""
         with ExitStack() as stack:
-            if not self._plan.forward_only:
-                stack.enter_context(self._auxiliary_losses.installed())
             if self._is_split:
                 stack.enter_context(split_backward(self._parts, self._weight_gradients))
             yield
@@ -152,7 +146,6 @@ class MegatronProgram:
         last = self._chunks[-1].index if self._plan.forward_only else 0
         if unit.chunk == last:
             self._prefix_states.release(unit)
-            self._auxiliary_losses.release(unit)
 
     def losses(self) -> list[dict[str, torch.Tensor]]:
         """Per microbatch, what the loss function reported, summed over its chunks."""
