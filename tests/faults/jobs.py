@@ -1,73 +1,86 @@
-"""Starts pretrain_gpt.py's processes without torchrun, so that each can be killed by itself."""
+"""Runs pretrain_gpt.py's `main` in processes that can each be killed or stopped by itself.
+
+They are forks of the harness's server, which has torch and Megatron-Core imported: a run of a few
+steps takes a second or two rather than ten.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import psutil
 
+from tests.harness.launcher import fork_context
+from tests.harness.worker import die_with_parent, redirect_output
 from tests.training.runs import rows_of
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
     "--num-layers 2 --hidden-size 32 --num-attention-heads 2 --seq-length 32 --micro-batch-size 1 "
     "--global-batch-size 2 --lr 1e-2 --mock-data --tokenizer-type NullTokenizer --vocab-size 127 "
-    "--pipeline-model-parallel-size 2 --pipe-sp-splits 2 --num-workers 0 --eval-iters 0 "
-    "--distributed-timeout-minutes 1"
+    "--pipeline-model-parallel-size 2 --pipe-sp-splits 2 --num-workers 0 --eval-iters 0"
 )
 
 
+def run_rank(arguments: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
+    """One process of a run, in a session of its own."""
+    os.setsid()
+    die_with_parent()
+    redirect_output(log)
+    os.chdir(folder)
+    os.environ.update(environment)
+    import torch
+
+    import pretrain_gpt
+
+    torch.set_num_threads(1)
+    sys.exit(pretrain_gpt.main(arguments))
+
+
 class Job:
-    """Processes of one run, each in a process group of its own."""
+    """The processes of one run."""
 
     def __init__(self, flags: str, folder: Path, *, world_size: int = 2) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(world_size),
-        }
+        context, port = fork_context(), free_port()
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
         self._logs = [folder / f"rank{rank}.log" for rank in range(world_size)]
-        self.processes = []
+        self.processes: list[ForkServerProcess] = []
         for rank, log in enumerate(self._logs):
-            with log.open("w") as stream:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, str(ROOT / "pretrain_gpt.py"), *f"{FLAGS} {flags}".split()],
-                        cwd=folder,
-                        env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                        stdout=stream,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-                )
+            log.unlink(missing_ok=True)
+            environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            arguments = f"{FLAGS} {flags}".split()
+            process = context.Process(target=run_rank, args=(arguments, folder, log, environment))
+            process.start()
+            self.processes.append(process)
 
     def wait(self, *, timeout_seconds: float = 120.0) -> list[int]:
-        """The exit status of every process."""
+        """The exit status of every process, negative where a signal ended it."""
         deadline = time.monotonic() + timeout_seconds
-        return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.processes]
+        for process in self.processes:
+            process.join(max(0.1, deadline - time.monotonic()))
+            assert process.exitcode is not None, f"a process goes on\n{self.output()}"
+        return [int(str(process.exitcode)) for process in self.processes]
 
-    def kill(self, *ranks: int) -> None:
-        """SIGKILL some processes, not what they started."""
+    def is_running(self) -> bool:
+        """Whether any process is."""
+        return len(connection.wait([process.sentinel for process in self.processes], 0)) < len(self.processes)
+
+    def send(self, number: int, *ranks: int) -> None:
+        """A signal to some processes, not to what they started."""
         for rank in ranks:
-            self.processes[rank].kill()
+            os.kill(int(str(self.processes[rank].pid)), number)
 
     def output(self) -> str:
         """What all processes printed."""
-        return "\n".join(log.read_text() for log in self._logs)
+        return "\n".join(log.read_text() for log in self._logs if log.exists())
 
     def left_over(self) -> list[psutil.Process]:
         """Processes of this run's sessions that are still there."""
@@ -88,13 +101,27 @@ def job(flags: str, folder: Path, *, world_size: int = 2) -> Iterator[Job]:
         yield running
     finally:
         for process in running.processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            for kill in (os.killpg, os.kill):  # the group does not exist until the process has made it
+                with suppress(ProcessLookupError, PermissionError):
+                    kill(int(str(process.pid)), signal.SIGKILL)
+            process.join()
+
+
+def wait_until(condition: Callable[[], bool], *, running: Job) -> None:
+    """Until a condition holds; a job that ends before is a failure."""
+    while not condition():
+        assert running.is_running() or condition(), running.output()
+        time.sleep(0.002)
 
 
 def wait_for_step(run_dir: Path, iteration: int, *, running: Job) -> None:
     """Until metrics.jsonl has the row of a step."""
-    while not (run_dir / "metrics.jsonl").exists() or len(rows_of(run_dir)) < iteration:
-        assert any(process.poll() is None for process in running.processes), running.output()
-        time.sleep(0.02)
+    file = run_dir / "metrics.jsonl"
+    wait_until(lambda: file.exists() and len(rows_of(run_dir)) >= iteration, running=running)
+
+
+def free_port() -> int:
+    """A port that the system has chosen."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection, forkserver
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
@@ -95,6 +95,12 @@ def run_distributed(
     message = failure_message(function.__qualname__, reports, timed_out_after=limit)
     cause = in_order_of_blame(reports)[0].error
     raise DistributedError(message, reports) from cause
+
+
+def fork_context() -> ForkServerContext:
+    """The context whose processes start with torch and Megatron-Core imported."""
+    _start_fork_server()
+    return _context
 
 
 def _start_fork_server() -> None:

@@ -50,8 +50,8 @@ class Reply:
 def work(assignment: Assignment, replies: connection.Connection) -> None:
     """Runs one rank from start to end; sends one pickled `Reply`."""
     os.setsid()  # the rank and all it starts form one group, which the launcher can end as one
-    _die_with_parent()
-    _redirect_output(assignment.output_path)
+    die_with_parent()
+    redirect_output(assignment.output_path)
     faulthandler.register(STACK_SIGNAL, all_threads=True)
     try:
         reply = _pickled(Reply(value=_run_function(assignment)))
@@ -105,7 +105,7 @@ def _set_launcher_variables(assignment: Assignment) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
-def _redirect_output(path: Path) -> None:
+def redirect_output(path: Path) -> None:
     """Sends file descriptors 1 and 2 to one file, so that native code's output is kept too."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for standard in (1, 2):
@@ -113,7 +113,7 @@ def _redirect_output(path: Path) -> None:
     os.close(descriptor)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ends this rank's whole process group when the launching process is gone, however it went."""
     launcher = parent_process()
     assert launcher is not None

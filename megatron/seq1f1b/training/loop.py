@@ -11,7 +11,7 @@ from pathlib import Path
 from megatron.seq1f1b.data import SplitDatasets
 from megatron.seq1f1b.errors import StepError
 from megatron.seq1f1b.training.build import Trained
-from megatron.seq1f1b.training.checkpoint.save import save
+from megatron.seq1f1b.training.checkpoint.save import Saver
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.evaluation import consumed_validation_samples, evaluate, is_evaluated
 from megatron.seq1f1b.training.finite import check_finite
@@ -49,6 +49,8 @@ class Loop:
         )
         self._metrics_file = open_run(run, run_dir, iteration=iteration)
         self._stops = StopRequests(run.config, train_iters=run.layout.train_iters)
+        folder = run.config.checkpoint.save
+        self._saver = None if folder is None else Saver(run, trained, Path(folder))
         self._seconds: deque[float] = deque(maxlen=20)
 
     def train(self) -> Stop | None:
@@ -99,12 +101,11 @@ class Loop:
 
     def _save_if_due(self, iteration: int, *, is_last: bool) -> None:
         options = self._run.config.checkpoint
-        if options.save is None:
+        if self._saver is None:
             return
+        self._saver.poll()
         if is_last or (options.save_interval is not None and iteration % options.save_interval == 0):
-            started_at = time.perf_counter()
-            save(self._run, self._trained, Path(options.save), iteration=iteration)
-            say(f"saved step {iteration} to {options.save} in {time.perf_counter() - started_at:.2f} s")
+            self._saver.save(iteration, is_last=is_last)
 
     def _report(self, metrics: StepMetrics) -> None:
         run, iteration = self._run, metrics.iteration

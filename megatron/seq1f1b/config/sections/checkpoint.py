@@ -13,6 +13,8 @@ class CheckpointOptions:
     """Folder that checkpoints are written to."""
     save_interval: int | None = None
     """Steps between checkpoints; only one at the end of the run."""
+    async_save: bool = False
+    """Write checkpoints while training goes on, from a copy in host memory."""
     keep_latest: int | None = None
     """How many checkpoints to keep; all."""
     no_save_optim: bool = False

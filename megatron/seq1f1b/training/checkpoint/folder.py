@@ -25,6 +25,11 @@ def name_of(iteration: int) -> str:
     return f"iter_{iteration:07d}"
 
 
+def partial_of(root: Path, iteration: int) -> Path:
+    """The folder that a step's checkpoint is written in until it is whole."""
+    return root / f"{_PARTIAL}{iteration:07d}"
+
+
 def iterations_of(root: Path) -> list[int]:
     """Steps that have a checkpoint's folder, ascending; whether it is whole is not looked at."""
     if not root.is_dir():
@@ -90,11 +95,18 @@ def check_writable(root: Path) -> None:
         raise CheckpointError(f"--save {root} cannot be written: {error}") from error
 
 
+def free_bytes(path: Path) -> int:
+    """Bytes that may still be written to the disk of a folder, or of its nearest ancestor there is."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
 def begin(root: Path, iteration: int) -> Path:
     """A new empty folder to write a checkpoint into; what killed runs left is removed."""
     for left_over in root.glob(f"{_PARTIAL}*"):
         shutil.rmtree(left_over)
-    folder = root / f"{_PARTIAL}{iteration:07d}"
+    folder = partial_of(root, iteration)
     folder.mkdir(parents=True)
     return folder
 

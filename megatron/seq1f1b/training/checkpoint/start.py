@@ -44,6 +44,7 @@ def _check_flags(run: Run) -> None:
     options = run.config.checkpoint
     needs = {
         "--save-interval": (options.save_interval is not None, "--save", options.save),
+        "--async-save": (options.async_save, "--save", options.save),
         "--keep-latest": (options.keep_latest is not None, "--save", options.save),
         "--no-save-optim": (options.no_save_optim, "--save", options.save),
         "--no-save-rng": (options.no_save_rng, "--save", options.save),
