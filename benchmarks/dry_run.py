@@ -5,9 +5,9 @@
 
 By default the model of 30 billion parameters on 64 GPUs: tensor parallelism 8 with sequence
 parallelism, 8 stages, 16 microbatches of one sequence of 64K tokens in 4 chunks, no recomputation.
-Flags of pretrain_gpt.py behind `--` change the run. One JSON object: seconds and peak resident bytes
-of the command as its user starts it, the worst stage's peak, and the largest relative difference of a
-stage's closed form from it. --longest prints for each schedule the longest sequence, in K tokens, whose
+Flags of pretrain_gpt.py behind `--` change the run. One JSON object: seconds of the command as its user
+starts it (one process per processor) and of all its processes together, the memory of the largest of
+them, the worst stage's peak, and the largest relative difference of a stage's closed form from it. --longest prints for each schedule the longest sequence, in K tokens, whose
 closed form stays below --memory-gb, with what the dry run says of it.
 """
 
@@ -58,23 +58,31 @@ def estimated(flags: list[str]) -> dict[str, int]:
 def dry_run(flags: list[str]) -> dict[str, object]:
     """What the command says and what it takes."""
     command = [sys.executable, str(ROOT / "pretrain_gpt.py"), *flags, "--dry-run", "--format", "json"]
-    started_at = time.perf_counter()
+    started_at, before = time.perf_counter(), _processor_seconds()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds = time.perf_counter() - started_at
-    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     stages = json.loads(done.stdout)["stages"]
     peaks = {str(stage["stage"]): stage["peak_bytes"] for stage in stages}
     closed = estimated(flags)
     worst = max(stages, key=lambda stage: stage["peak_bytes"])
     return {
         "seconds": round(seconds, 1),
-        "resident_gb": round(kilobytes * 1024 / 1e9, 2),
+        "processor_seconds": round(_processor_seconds() - before, 1),
+        "processors": len(os.sched_getaffinity(0)),
+        "largest_process_gb": round(largest / 1e9, 2),
         "worst_stage": worst["stage"],
         "peak_action": worst["peak_action"],
         "peak_gb": round(worst["peak_bytes"] / 1e9, 2),
         "estimated_gb": round(max(closed.values()) / 1e9, 2),
         "estimate_off_by": round(max(abs(closed[stage] / peaks[stage] - 1) for stage in peaks), 4),
     }
+
+
+def _processor_seconds() -> float:
+    """Of all processes that this one has started and that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime
 
 
 def longest(flags: list[str], *, memory_gb: float) -> int:

@@ -1,6 +1,6 @@
 """Runs the plan of every stage through the real model code, without devices, counting bytes.
 
-Each pipeline rank in turn is played by this process: fake process group, fake tensors, the run's own
+Each pipeline rank is played by a fork of this process: fake process group, fake tensors, the run's own
 model parts, plan, executor and KV caches. Neighbours answer at once with tensors of the right shape.
 Only as many microbatches are run as are alive when the plan's occupancy peaks; the rest of a step
 repeats them.
@@ -22,6 +22,7 @@ from megatron.seq1f1b.model.memory import GRADIENT_BYTES, optimizer_bytes_per_pa
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.planning.fake_stage import fake_rank, zeros_like_tokens
 from megatron.seq1f1b.planning.flash_shapes import FlashShapes, rms_norm
+from megatron.seq1f1b.planning.forked import map_in_forks
 from megatron.seq1f1b.planning.from_run import RunLike, allocator_overhead_of, is_mixed_precision
 from megatron.seq1f1b.planning.live_bytes import POOLED, Category, LiveBytes
 from megatron.seq1f1b.planning.memory_report import MemoryReport, StageMemory
@@ -51,7 +52,9 @@ def dry_run(
         ConfigurationError: this process has joined a process group already.
     """
     plan = run.make_plan(run.layout.num_microbatches, False)
-    stages = [_Stage(run, plan, rank).memory(build_parts, forward_step) for rank in range(plan.num_stages)]
+    stages = map_in_forks(
+        lambda rank: _Stage(run, plan, rank).memory(build_parts, forward_step), range(plan.num_stages)
+    )
     return MemoryReport(stages=stages, allocator_overhead=allocator_overhead_of(run.config))
 
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,9 +82,12 @@ def rehearse(run: Run) -> MemoryReport:
         transformer = build.transformer_config(run, build.dtype_of(run))
     except (AssertionError, ValueError) as error:
         raise ConfigurationError(f"Megatron-Core refuses this model: {error}") from error
-    return count(
-        run, build_parts=lambda: build.model_parts(run, transformer), forward_step=steps.forward_step
-    )
+    with warnings.catch_warnings():
+        # What upstream remarks on devices is not about this machine.
+        warnings.simplefilter("ignore")
+        return count(
+            run, build_parts=lambda: build.model_parts(run, transformer), forward_step=steps.forward_step
+        )
 
 
 def _verdict(run: Run) -> str:

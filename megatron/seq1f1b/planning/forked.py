@@ -1,0 +1,40 @@
+"""One function for many arguments, in copies of this process: results in order, errors raised here."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+_adopted: Callable[[Any], Any] | None = None
+
+
+def map_in_forks(function: Callable[[int], Result], arguments: Sequence[int]) -> list[Result]:
+    """`[function(argument) for argument in arguments]`, one process per processor at most.
+
+    Forks know what this process knows, so `function` may be a closure; it must not use a device.
+    """
+    workers = min(len(arguments), len(os.sched_getaffinity(0)))
+    if workers < 2:
+        return [function(argument) for argument in arguments]
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        # Python 3.12 warns of threads; torch's and numpy's are idle, and no fork waits for them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with ProcessPoolExecutor(workers, context, initializer=_adopt, initargs=(function,)) as pool:
+            return list(pool.map(_run, arguments))
+
+
+def _adopt(function: Callable[[Any], Any]) -> None:
+    global _adopted
+    _adopted = function
+
+
+def _run(argument: int) -> Any:
+    assert _adopted is not None, "every fork is given its function"
+    return _adopted(argument)
