@@ -26,6 +26,7 @@ import torch.distributed as dist
 from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.runtime.channels import Channels
 from megatron.seq1f1b.runtime.executor import Executor, Unit, channels_of
+from megatron.seq1f1b.runtime.messages import MessageBuffers
 from megatron.seq1f1b.schedule import Costs, Plan, add_communication, make_plan, simulate
 from tests.harness import run_distributed
 
@@ -102,7 +103,7 @@ def measure(plan: Plan, rounds: int) -> list[float]:
             chunks=chunks,
             program=WaitingProgram(costs_of(plan)),
             channels=channels,
-            new_message=_new_message,
+            buffers=MessageBuffers(_new_message),
         )
         dist.barrier()
         started_at = time.time()

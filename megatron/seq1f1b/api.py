@@ -4,34 +4,34 @@
     forward_backward_func = seq1f1b_forward_backward(chunks=4)        # instead of Megatron-Core's
 
 The script's forward step, data iterator, loss function, data-parallel wrapper, optimizer and
-checkpoints do not change. Batches are cut into chunks for it; `packed_seq_params`, which carries
-the chunk, is added to the model's arguments on the way in.
+checkpoints do not change. The forward step runs once for every chunk, on its whole microbatch: where
+it calls the model, what it gives is cut to the chunk, and `packed_seq_params`, which carries the
+chunk, is added. The loss function is called once, on the outputs of all chunks together, so the
+loss is that of the whole sequence whatever it masks or means.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron.seq1f1b.attention import ChunkedCoreAttention
-from megatron.seq1f1b.chunk import Boundaries, Chunk
+from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import ModelDimensions, partition_costs
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
 from megatron.seq1f1b.partition import partition
-from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
-from megatron.seq1f1b.runtime.microbatches import BatchFormat, loss_mask_of_dictionary
+from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule, Connections
 from megatron.seq1f1b.schedule import Plan, add_communication, make_plan
 from megatron.seq1f1b.upstream import check_megatron_core
+from megatron.seq1f1b.upstream.parallel import groups_of_step
 from megatron.seq1f1b.upstream.step import get_attr_wrapped_model, get_model_config
 
 LayerSpec = Any
@@ -42,11 +42,13 @@ def chunked_layer_spec(spec: LayerSpec) -> LayerSpec:
     """A copy of a GPT's layer or block spec with the chunked core attention in every layer.
 
     Raises:
-        ConfigurationError: a layer without self-attention, or with one whose core is not replaceable.
+        ConfigurationError: a layer without self-attention, with one whose core is not replaceable, or
+            with cross-attention.
     """
     chunked = copy.deepcopy(spec)
     layers = chunked.layer_specs if isinstance(chunked, TransformerBlockSubmodules) else [chunked]
     for layer in layers:
+        _refuse_cross_attention(layer)
         attention = getattr(getattr(layer.submodules, "self_attention", None), "submodules", None)
         if attention is None or not hasattr(attention, "core_attention"):
             raise ConfigurationError(
@@ -57,13 +59,21 @@ def chunked_layer_spec(spec: LayerSpec) -> LayerSpec:
     return chunked
 
 
+def _refuse_cross_attention(layer: Any) -> None:
+    cross = getattr(layer.submodules, "cross_attention", IdentityOp)
+    if cross is not IdentityOp:
+        raise ConfigurationError(
+            f"a layer of {layer.module.__name__} has cross-attention, whose keys are another sequence's; "
+            "chunked schedules serve decoders of self-attention alone"
+        )
+
+
 def seq1f1b_forward_backward(
     *,
     chunks: int,
     schedule: str = "seq1f1b",
     strategy: str = "uniform_comp",
     boundaries: Boundaries | None = None,
-    loss_mask_of: Callable[[Any], torch.Tensor | None] = loss_mask_of_dictionary,
 ) -> ForwardBackward:
     """A stand-in for what Megatron-Core's `get_forward_backward_func()` returns.
 
@@ -71,80 +81,91 @@ def seq1f1b_forward_backward(
         chunks: k, how many chunks each sequence is cut into.
         schedule: `seq1f1b`, `seq1f1b-interleaved` (with virtual stages) or `seq1f1b-zb`.
         strategy: `uniform_comp` or `average`; how the sequence is cut.
-        boundaries: where to cut it, instead of a strategy.
-        loss_mask_of: finds the loss mask, `[batch, sequence]`, in a batch that is no dictionary
-            with a `loss_mask`.
+        boundaries: where to cut it, instead of a strategy: k+1 positions, 0 first, `seq_length` last.
 
-    Batches may be dictionaries, tuples or lists; every tensor in them of shape
-    `[batch, sequence, ...]` is cut. An attention mask `[..., sequence, sequence]` must be the causal
-    one. The loss function returns (loss sum, number of tokens, log); one that returns (mean, log)
-    is served where every token counts.
+    The model's tensors `[batch, sequence, ...]` are cut; an attention mask
+    `[..., sequence, sequence]` must be the causal one; packed documents come as Megatron-Core's
+    `PackedSeqParams` with `cu_seqlens`.
 
     Raises:
-        ConfigurationError: this Megatron-Core is not supported.
+        ConfigurationError: this Megatron-Core is not supported, or the boundaries are not k+1.
     """
     check_megatron_core()
-    return ForwardBackward(chunks, schedule, strategy, boundaries, loss_mask_of)
+    if boundaries is not None and len(boundaries) != chunks + 1:
+        raise ConfigurationError(
+            f"boundaries {list(boundaries)} make {len(boundaries) - 1} chunks, but chunks is {chunks}"
+        )
+    return ForwardBackward(chunks, schedule, strategy, boundaries)
 
 
 class ForwardBackward:
     """Keyword-compatible with Megatron-Core's schedule functions; resolved at the first call."""
 
-    def __init__(
-        self,
-        num_chunks: int,
-        schedule: str,
-        strategy: str,
-        boundaries: Boundaries | None,
-        loss_mask_of: Callable[[Any], torch.Tensor | None],
-    ) -> None:
+    def __init__(self, num_chunks: int, schedule: str, strategy: str, boundaries: Boundaries | None) -> None:
         self._num_chunks = num_chunks
         self._schedule = schedule
         self._strategy = strategy
         self._boundaries = boundaries
-        self._batch_format = BatchFormat(
-            slice_batch=slice_any, loss_mask_of=loss_mask_of, deliver=self._deliver
-        )
-        self._params: dict[int, object] = {}
-        self._functions: dict[int, ChunkedSchedule] = {}
+        self._connections = Connections()
+        self._pool = KVCachePool()
+        self._functions: dict[tuple[int, int, int], ChunkedSchedule] = {}
 
-    def __call__(self, *, model: Any, seq_length: int, **keywords: Any) -> list[dict[str, torch.Tensor]]:
+    def __call__(
+        self,
+        *,
+        model: Any,
+        seq_length: int,
+        p2p_communicator: object = None,
+        pg_collection: object = None,
+        **keywords: Any,
+    ) -> list[Any]:
         """One step; see Megatron-Core's `get_forward_backward_func` for the arguments.
+
+        Returns:
+            On the last stage what the loss function logged, per microbatch; elsewhere nothing.
 
         Raises:
             ConfigurationError: what chunked schedules do not serve, by name.
+            DataError: the data iterator ended.
             StepError: a neighbouring stage did not answer.
         """
-        parts = list(model) if isinstance(model, list) else [model]
-        handles = [self._prepare(part) for part in parts]
-        try:
-            function = self._function(seq_length, parts)
-            return function(model=model, seq_length=seq_length, **keywords)
-        finally:
-            for handle in handles:
-                handle.remove()
+        parts = list(model) if isinstance(model, list | tuple) else [model]
+        for part in parts:
+            _prepare(part)
+        stages = groups_of_step(p2p_communicator, pg_collection).pp.size()
+        return self._function(seq_length, stages, parts)(
+            model=parts,
+            seq_length=seq_length,
+            p2p_communicator=p2p_communicator,
+            pg_collection=pg_collection,
+            **keywords,
+        )
 
-    def _function(self, seq_length: int, parts: list[torch.nn.Module]) -> ChunkedSchedule:
+    def close(self) -> None:
+        """Give the channels between stages back; only where another pipeline follows in the process."""
+        self._connections.close()
+
+    def _function(self, seq_length: int, stages: int, parts: list[torch.nn.Module]) -> ChunkedSchedule:
         """The schedule for one sequence length; made once."""
-        if seq_length not in self._functions:
-            config = get_model_config(parts[0])
-            boundaries = self._boundaries or self._cut(seq_length, config)
-            self._functions[seq_length] = ChunkedSchedule(
+        key = (seq_length, stages, len(parts))
+        if key not in self._functions:
+            boundaries = self._boundaries or self._cut(seq_length, get_model_config(parts[0]))
+            self._functions[key] = ChunkedSchedule(
                 make_plan=lambda microbatches, forward_only: self._plan(
-                    microbatches, forward_only, len(boundaries) - 1, len(parts)
+                    microbatches, forward_only, stages, len(parts)
                 ),
                 boundaries=boundaries,
-                batch_format=self._batch_format,
-                make_prefix_states=KVCachePool(),
+                make_prefix_states=self._pool,
+                connections=self._connections,
             )
-        return self._functions[seq_length]
+        return self._functions[key]
 
-    def _plan(self, microbatches: int, forward_only: bool, chunks: int, virtual_stages: int) -> Plan:
+    def _plan(self, microbatches: int, forward_only: bool, stages: int, virtual_stages: int) -> Plan:
         plan = make_plan(
             self._schedule,
-            stages=parallel_state.get_pipeline_model_parallel_world_size(),
+            stages=stages,
             microbatches=microbatches,
-            chunks=chunks,
+            chunks=self._num_chunks,
             virtual_stages=virtual_stages,
             forward_only=forward_only,
         )
@@ -161,64 +182,28 @@ class ForwardBackward:
             attention_cost=attention_cost,
         )
 
-    def _prepare(self, part: torch.nn.Module) -> torch.utils.hooks.RemovableHandle:
-        """Make the part's rotary table know chunks, and add the chunk to the model's arguments."""
-        model = get_attr_wrapped_model(part, "decoder", return_model_obj=True)
-        rotary = getattr(model, "rotary_pos_emb", None)
-        if type(rotary) is RotaryEmbedding:
-            rotary.__class__ = ChunkRotaryEmbedding  # it adds behaviour, no state
-        elif rotary is not None and not isinstance(rotary, ChunkRotaryEmbedding):
-            raise ConfigurationError(
-                f"chunked schedules do not know the positions of {type(rotary).__name__}; use "
-                "position_embedding_type 'rope' or 'learned_absolute'"
-            )
 
-        signature = inspect.signature(model.forward)
-
-        def add_params(
-            module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            given = signature.bind(*args, **kwargs).arguments
-            params = self._params[id(part)]
-            _check_causal(given.get("attention_mask"), params)
-            return (), {**given, "attention_mask": None, "packed_seq_params": params}
-
-        return model.register_forward_pre_hook(add_params, with_kwargs=True)
-
-    def _deliver(self, batch: Any, part: torch.nn.Module, params: object) -> Any:
-        """The chunk's parameters wait for the forward that follows; the batch is the user's own."""
-        self._params[id(part)] = params
-        return batch
-
-
-def slice_any(batch: Any, chunk: Chunk) -> Any:
-    """The chunk's columns of every tensor in a dictionary, tuple or list; the rest as it is."""
-    if isinstance(batch, dict):
-        return {name: slice_any(value, chunk) for name, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(slice_any(value, chunk) for value in batch)
-    if not isinstance(batch, torch.Tensor) or batch.dim() < 2:
-        return batch
-    if batch.dim() >= 3 and batch.shape[-1] == batch.shape[-2]:
-        return batch[..., chunk.start : chunk.stop, : chunk.stop]
-    return batch[:, chunk.start : chunk.stop].contiguous()
-
-
-def _check_causal(mask: torch.Tensor | None, params: Any) -> None:
-    """Refuse a mask (True where masked) that hides anything but later keys.
+def _prepare(part: torch.nn.Module) -> None:
+    """Make the part's rotary table know chunks; done again, it changes nothing.
 
     Raises:
-        ConfigurationError: chunked attention is causal by position and cannot apply it.
+        ConfigurationError: a model whose layers or positions do not know chunks.
     """
-    if mask is None:
-        return
-    chunk: Chunk = params.chunk
-    queries = torch.arange(chunk.start, chunk.stop, device=mask.device)
-    causal = torch.arange(chunk.stop, device=mask.device) > queries[:, None]
-    if mask.shape[-2:] != causal.shape or not bool((mask.bool() == causal).all()):
+    model = get_attr_wrapped_model(part, "decoder", return_model_obj=True)
+    for layer in model.decoder.layers:
+        core = getattr(getattr(layer, "self_attention", None), "core_attention", None)
+        if not isinstance(core, ChunkedCoreAttention):
+            raise ConfigurationError(
+                f"layer {layer.layer_number} of the model attends with {type(core).__name__}, which knows no "
+                "chunks and would attend to each one alone; build the model from chunked_layer_spec(spec)"
+            )
+    rotary = getattr(model, "rotary_pos_emb", None)
+    if type(rotary) is RotaryEmbedding:
+        rotary.__class__ = ChunkRotaryEmbedding  # it adds behaviour, no state
+    elif rotary is not None and not isinstance(rotary, ChunkRotaryEmbedding):
         raise ConfigurationError(
-            f"the batch has an attention mask of shape {list(mask.shape)} that is not the causal one; "
-            "chunked attention knows causality by position and takes no other mask: leave it out"
+            f"chunked schedules do not know the positions of {type(rotary).__name__}; use "
+            "position_embedding_type 'rope' or 'learned_absolute'"
         )
 
 

@@ -13,6 +13,7 @@ from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.errors import StepError
 from megatron.seq1f1b.runtime.channels import Channels
 from megatron.seq1f1b.runtime.executor import Executor, Unit, channels_of
+from megatron.seq1f1b.runtime.messages import MessageBuffers
 from megatron.seq1f1b.schedule import Action, ActionKind, Plan, add_communication, make_plan
 from tests.harness import run_distributed
 
@@ -85,7 +86,7 @@ def _run(plan: Plan, rank: int, channels: Channels | None) -> list[str]:
         chunks=chunks_from(tuple(range(plan.num_chunks + 1))),
         program=program,
         channels=channels,
-        new_message=_new_message,
+        buffers=MessageBuffers(_new_message),
     )
     executor.run()
     return program.calls

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 import torch.distributed as dist
 
-from megatron.seq1f1b.training import finite, loop
+from megatron.seq1f1b.training import loop
 from megatron.seq1f1b.training.build import Trained
 from tests.harness import DistributedError, run_distributed
 from tests.training.runs import train
 
-NAMED = "iteration 1: the gradient norm is nan: the loss of microbatch 0, chunk 0 is nan on stage 1"
+NAMED = "iteration 1: the gradient norm is nan: the loss of microbatch 0 is nan on stage 1"
 BASE = "--global-batch-size 2 --pipeline-model-parallel-size 2 --pipe-sp-splits 2"
 
 
@@ -30,10 +29,6 @@ def train_with_bad_weight(run_dir: str) -> None:
     train(BASE, run_dir)
 
 
-def test_the_loss_is_named_by_iteration_microbatch_chunk_and_stage(tmp_path: object) -> None:
+def test_the_loss_is_named_by_iteration_microbatch_and_stage(tmp_path: object) -> None:
     with pytest.raises(DistributedError, match=NAMED):
         run_distributed(train_with_bad_weight, 2, str(tmp_path))
-
-
-def test_a_loss_of_megatrons_schedule_has_its_stage_alone() -> None:
-    assert finite.describe_batch({"tokens": torch.zeros(1)}) == ""

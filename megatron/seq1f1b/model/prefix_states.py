@@ -7,6 +7,7 @@ from typing import Protocol
 
 from megatron.seq1f1b.attention import CachePool, ChunkSeqParams, SequenceState
 from megatron.seq1f1b.chunk import Chunk
+from megatron.seq1f1b.model.documents import DocumentReader
 
 
 class UnitLike(Protocol):
@@ -46,9 +47,21 @@ class KVCaches:
         self._chunks = chunks
         self._pool = pool
         self._states: dict[tuple[int, int], SequenceState] = {}
+        self._read_documents = DocumentReader()
 
-    def params(self, unit: UnitLike) -> ChunkSeqParams:
-        """What the model takes as `packed_seq_params` for a unit."""
+    def params(
+        self, unit: UnitLike, given: object = None, *, num_sequences: int | None = None
+    ) -> ChunkSeqParams:
+        """What the model takes as `packed_seq_params` for a unit.
+
+        Args:
+            unit: which chunk of which microbatch.
+            given: what stands for the whole sequences: None, or where packed documents start.
+            num_sequences: of the microbatch, None where it is not known.
+
+        Raises:
+            ConfigurationError: packed documents that cannot be read.
+        """
         key = (unit.virtual_stage, unit.microbatch)
         if key not in self._states:
             self._states[key] = SequenceState(
@@ -58,7 +71,10 @@ class KVCaches:
                 virtual_stage=unit.virtual_stage,
                 num_chunks=len(self._chunks),
             )
-        return ChunkSeqParams(chunk=self._chunks[unit.chunk], state=self._states[key])
+        documents = self._read_documents(given, seq_length=self._chunks[-1].stop, num_sequences=num_sequences)
+        return ChunkSeqParams(
+            chunk=self._chunks[unit.chunk], state=self._states[key], document_starts=documents
+        )
 
     def release(self, unit: UnitLike) -> None:
         """Give a microbatch's buffers on one virtual stage back to the pool."""

@@ -17,7 +17,6 @@ import torch
 from megatron.core import parallel_state
 
 from megatron.seq1f1b.chunk import Chunk, chunks_from
-from megatron.seq1f1b.data import slice_batch
 from megatron.seq1f1b.model.memory import GRADIENT_BYTES, optimizer_bytes_per_parameter
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.planning.fake_stage import fake_rank, zeros_like_tokens
@@ -28,7 +27,8 @@ from megatron.seq1f1b.planning.live_bytes import POOLED, Category, LiveBytes
 from megatron.seq1f1b.planning.memory_report import MemoryReport, StageMemory
 from megatron.seq1f1b.planning.occupancy import first_microbatches, microbatches_until_peak
 from megatron.seq1f1b.runtime.executor import Executor, StageProgram, Unit
-from megatron.seq1f1b.runtime.microbatches import Batch, BatchFormat, Microbatches
+from megatron.seq1f1b.runtime.messages import MessageBuffers
+from megatron.seq1f1b.runtime.microbatches import Batch
 from megatron.seq1f1b.runtime.program import MegatronProgram
 from megatron.seq1f1b.schedule import Action, ActionKind, Channel, Plan
 
@@ -98,18 +98,13 @@ class _Stage:
         states = KVCachePool()
         states.pool = _CountedPool(states.pool, live)  # type: ignore[assignment]
         prefix_states = states(self._chunks)
-        batch_format = BatchFormat(slice_batch=slice_batch)
         program = MegatronProgram(
             plan=self._plan,
             rank=self._rank,
             chunks=self._chunks,
             parts=parts,
-            microbatches=[
-                Microbatches(iterator, chunks=self._chunks, batch_format=batch_format)
-                for iterator in self._data_iterators()
-            ],
+            data_iterators=self._data_iterators(),
             forward_step_func=forward_step,
-            deliver=batch_format.deliver,
             prefix_states=prefix_states,
         )
         executor = Executor(
@@ -118,7 +113,7 @@ class _Stage:
             chunks=self._chunks,
             program=_Labelled(program, live),
             channels=_SilentChannels(live),  # type: ignore[arg-type]
-            new_message=self._message_maker(parts[0], live),
+            buffers=MessageBuffers(self._message_maker(parts[0], live)),
         )
         with live, program.running():
             executor.run()

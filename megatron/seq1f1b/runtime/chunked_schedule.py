@@ -8,24 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.runtime.channels import Channels
-from megatron.seq1f1b.runtime.executor import Executor, MessageShape, Observer, channels_of
+from megatron.seq1f1b.runtime.executor import Executor, Observer, channels_of
 from megatron.seq1f1b.runtime.loss import ForwardStep
-from megatron.seq1f1b.runtime.microbatches import Batch, BatchFormat, Microbatches
+from megatron.seq1f1b.runtime.messages import MessageBuffers, NewMessage
+from megatron.seq1f1b.runtime.microbatches import Batch
 from megatron.seq1f1b.runtime.program import MegatronProgram, PrefixStates
+from megatron.seq1f1b.runtime.unserved import refuse_keywords, refuse_unserved
 from megatron.seq1f1b.schedule import Plan
-from megatron.seq1f1b.upstream.parallel import pipeline_group, pipeline_rank
+from megatron.seq1f1b.upstream.parallel import Groups, groups_of_step
 from megatron.seq1f1b.upstream.step import get_model_config
 
 MakePlan = Callable[[int, bool], Plan]
 """(number of microbatches, forward only) to a validated plan with communication."""
 
 MakePrefixStates = Callable[[Sequence[Chunk]], PrefixStates]
+
+
+class Connections:
+    """The channels of a pipeline, opened at the first step that needs them.
+
+    Schedules for several sequence lengths may share them.
+    """
+
+    def __init__(self) -> None:
+        self._channels: Channels | None = None
+
+    def open(self, plan: Plan, group: dist.ProcessGroup) -> Channels | None:
+        """The channels that a training plan uses; None without neighbours. Collective the first time."""
+        if plan.num_stages > 1 and self._channels is None:
+            self._channels = Channels(channels_of(plan), pipeline_group=group)
+        return self._channels
+
+    def close(self) -> None:
+        """Give the process groups back; collective over each channel's two ends."""
+        if self._channels is not None:
+            self._channels.close()
+            self._channels = None
 
 
 class ChunkedSchedule:
@@ -36,16 +62,16 @@ class ChunkedSchedule:
         *,
         make_plan: MakePlan,
         boundaries: Boundaries,
-        batch_format: BatchFormat,
         make_prefix_states: MakePrefixStates,
         observer: Observer | None = None,
+        connections: Connections | None = None,
     ) -> None:
         self._make_plan = make_plan
         self._chunks = chunks_from(boundaries)
-        self._batch_format = batch_format
         self._make_prefix_states = make_prefix_states
         self._plans: dict[tuple[int, bool], Plan] = {}
-        self._channels: Channels | None = None
+        self._connections = connections or Connections()
+        self._buffers: dict[object, MessageBuffers] = {}
         self.observer = observer
         """Told of every action of this rank; for measurements."""
 
@@ -55,6 +81,11 @@ class ChunkedSchedule:
         if key not in self._plans:
             self._plans[key] = self._make_plan(num_microbatches, forward_only)
         return self._plans[key]
+
+    @property
+    def num_receive_buffers(self) -> int:
+        """Receive buffers allocated so far; steps after the first of a shape add none."""
+        return sum(buffers.num_allocated for buffers in self._buffers.values())
 
     def __call__(
         self,
@@ -73,64 +104,78 @@ class ChunkedSchedule:
         p2p_communicator: object = None,
         pg_collection: object = None,
         force_all_reduce: bool | None = False,
-    ) -> list[dict[str, torch.Tensor]]:
-        """Run one step; returns the loss dictionaries, one per microbatch, on the last stage.
+    ) -> list[Any]:
+        """Run one step; returns what the loss functions logged, one per microbatch, on the last stage.
 
         Raises:
             ConfigurationError: an option that chunked schedules do not serve.
+            DataError: the data iterator ended.
             StepError: a neighbour did not answer, or buffers were left over.
         """
+        parts = _listed(model)
+        iterators = _listed(data_iterator)
+        groups = groups_of_step(p2p_communicator, pg_collection)
+        config = get_model_config(parts[0])
         self._check_length(seq_length)
-        parts = list(model) if isinstance(model, Sequence) else [model]
-        _refuse(
-            defer_embedding_wgrad_compute=get_model_config(parts[0]).defer_embedding_wgrad_compute,
+        refuse_unserved(config, num_stages=groups.pp.size(), num_parts=len(parts))
+        refuse_keywords(
             decoder_seq_length=decoder_seq_length not in (None, seq_length),
-            collect_non_loss_data=collect_non_loss_data,
             adjust_tensor_shapes_fn=adjust_tensor_shapes_fn is not None,
-            p2p_communicator=p2p_communicator is not None,
-            pg_collection=pg_collection is not None,
         )
-        iterators = list(data_iterator) if isinstance(data_iterator, Sequence) else [data_iterator]
         plan = self.plan_for(num_microbatches, forward_only=forward_only)
+        _check_parts(plan, parts, iterators, groups.pp.size())
+        timers = config.timers
+        if timers is not None:
+            timers("forward-backward", log_level=1).start(barrier=config.barrier_with_L1_time)
         prefix_states = self._make_prefix_states(self._chunks)
         program = MegatronProgram(
             plan=plan,
-            rank=pipeline_rank(),
+            rank=groups.pp.rank(),
             chunks=self._chunks,
             parts=parts,
-            microbatches=[
-                Microbatches(iterator, chunks=self._chunks, batch_format=self._batch_format)
-                for iterator in iterators
-            ],
+            data_iterators=iterators,
             forward_step_func=forward_step_func,
-            deliver=self._batch_format.deliver,
             prefix_states=prefix_states,
+            micro_batch_size=micro_batch_size,
+            collect_non_loss_data=collect_non_loss_data,
+            first_val_step=first_val_step,
         )
-        self._execute(plan, program, _message_maker(parts[0], micro_batch_size))
+        self._execute(plan, program, groups, _message_maker(parts[0], micro_batch_size))
         prefix_states.check_empty()
         if not forward_only:
-            _finalize(parts, program, force_all_reduce)
-        return program.losses()
+            _finalize(parts, program, groups, force_all_reduce)
+        if timers is not None:
+            timers("forward-backward").stop()
+        return program.losses.logs()
 
-    def _execute(self, plan: Plan, program: MegatronProgram, new_message: MessageShape) -> None:
+    def _execute(
+        self,
+        plan: Plan,
+        program: MegatronProgram,
+        groups: Groups,
+        message: tuple[object, NewMessage],
+    ) -> None:
+        shape, new_message = message
         executor = Executor(
             plan=plan,
-            rank=pipeline_rank(),
+            rank=groups.pp.rank(),
             chunks=self._chunks,
             program=program,
-            channels=self._open_channels(plan),
-            new_message=new_message,
+            channels=self._connections.open(self._training_plan(plan), groups.pp),
+            buffers=self._buffers.setdefault(shape, MessageBuffers(new_message)),
             observer=self.observer,
         )
         gradients = torch.no_grad() if plan.forward_only else nullcontext()
         with gradients, program.running():
             executor.run()
 
+    def _training_plan(self, plan: Plan) -> Plan:
+        """The plan whose channels serve forward-only steps too."""
+        return self.plan_for(plan.num_microbatches, forward_only=False)
+
     def close(self) -> None:
         """Give the channels back."""
-        if self._channels is not None:
-            self._channels.close()
-            self._channels = None
+        self._connections.close()
 
     def _check_length(self, seq_length: int) -> None:
         if seq_length != self._chunks[-1].stop:
@@ -139,45 +184,61 @@ class ChunkedSchedule:
                 f"{self._chunks[-1].stop}; make a schedule for each sequence length"
             )
 
-    def _open_channels(self, plan: Plan) -> Channels | None:
-        if plan.num_stages == 1:
-            return None
-        if self._channels is None:
-            training_plan = self.plan_for(plan.num_microbatches, forward_only=False)
-            self._channels = Channels(channels_of(training_plan), pipeline_group=pipeline_group())
-        return self._channels
+
+def _listed(given: Any) -> list[Any]:
+    """Megatron-Core's functions take one object, or a list with one per model part."""
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _refuse(**asked: bool) -> None:
-    names = [name for name, is_asked in asked.items() if is_asked]
-    if names:
+def _check_parts(
+    plan: Plan, parts: Sequence[torch.nn.Module], iterators: Sequence[object], num_stages: int
+) -> None:
+    """Refuse lists that do not fit the plan."""
+    if (num_stages, len(parts)) != (plan.num_stages, plan.num_virtual_stages):
         raise ConfigurationError(
-            f"chunked schedules do not serve {', '.join(names)}; leave it out, or use Megatron-Core's "
-            "own schedule"
+            f"the plan {plan.name} is for {plan.num_stages} stages of {plan.num_virtual_stages} model parts, "
+            f"but there are {num_stages} pipeline ranks and {len(parts)} model parts were given"
+        )
+    if len(iterators) != len(parts):
+        raise ConfigurationError(
+            f"{len(iterators)} data iterators were given for {len(parts)} model parts; give a list of one "
+            "per part, None for parts that read no data"
         )
 
 
 def _finalize(
-    parts: Sequence[torch.nn.Module], program: MegatronProgram, force_all_reduce: bool | None
+    parts: Sequence[torch.nn.Module],
+    program: MegatronProgram,
+    groups: Groups,
+    force_all_reduce: bool | None,
 ) -> None:
     """Megatron-Core's reductions over data, tensor and embedding groups, where they are set."""
     config = get_model_config(parts[0])
-    if config.finalize_model_grads_func is not None:
-        config.finalize_model_grads_func(
-            parts,
-            program.num_tokens if config.calculate_per_token_loss else None,
-            force_all_reduce=force_all_reduce,
-        )
+    if config.finalize_model_grads_func is None:
+        return
+    num_tokens = program.losses.num_tokens
+    if num_tokens is None:
+        num_tokens = torch.zeros((), dtype=torch.int, device=next(parts[0].parameters()).device)
+    config.finalize_model_grads_func(
+        parts,
+        num_tokens if config.calculate_per_token_loss else None,
+        pg_collection=groups,
+        force_all_reduce=force_all_reduce,
+    )
 
 
-def _message_maker(part: torch.nn.Module, micro_batch_size: int) -> MessageShape:
-    """Buffers for a chunk's hidden states: [tokens / tensor-sequence parallelism, batch, hidden]."""
+def _message_maker(part: torch.nn.Module, micro_batch_size: int) -> tuple[object, NewMessage]:
+    """What buffers for hidden states depend on besides the chunk, and what makes one.
+
+    Their shape is [tokens / tensor-sequence parallelism, batch, hidden].
+    """
     config = get_model_config(part)
     shards = config.tensor_model_parallel_size if config.sequence_parallel else 1
     device = next(part.parameters()).device
+    key = (shards, micro_batch_size, config.hidden_size, config.pipeline_dtype, device)
 
     def new_message(chunk: Chunk) -> torch.Tensor:
         shape = (chunk.length // shards, micro_batch_size, config.hidden_size)
         return torch.empty(shape, dtype=config.pipeline_dtype, device=device)
 
-    return new_message
+    return key, new_message

@@ -13,6 +13,7 @@ that names what is left.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
@@ -22,6 +23,7 @@ import torch
 from megatron.seq1f1b.chunk import Chunk
 from megatron.seq1f1b.errors import StepError
 from megatron.seq1f1b.runtime.channels import Channels, Receive
+from megatron.seq1f1b.runtime.messages import MessageBuffers, shares_memory
 from megatron.seq1f1b.schedule import Action, ActionKind, Channel, Plan, channel_of
 
 
@@ -37,7 +39,7 @@ class StageProgram(Protocol):
     """The computation behind F, B, I and W; it knows the model, and nothing of the plan."""
 
     def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
-        """The stage's output for the unit, or its loss on the last virtual stage."""
+        """The stage's output for the unit; that of the last virtual stage goes nowhere."""
 
     def backward(
         self,
@@ -46,7 +48,10 @@ class StageProgram(Protocol):
         output: torch.Tensor,
         output_grad: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Accumulate the weights' gradients; return the input's (None on virtual stage 0)."""
+        """Accumulate the weights' gradients; return the input's (None on virtual stage 0).
+
+        There is no `output_grad` on the last virtual stage: it has the loss.
+        """
 
     def backward_input(
         self,
@@ -62,10 +67,6 @@ class StageProgram(Protocol):
 
     def finish(self, unit: Unit) -> None:
         """The unit's forward (forward-only plans) or backward is done."""
-
-
-MessageShape = Callable[[Chunk], torch.Tensor]
-"""A new buffer for a chunk's message: [length / tensor-sequence parallelism, batch, hidden]."""
 
 
 class Observer(Protocol):
@@ -92,7 +93,7 @@ class Executor:
         chunks: Sequence[Chunk],
         program: StageProgram,
         channels: Channels | None,
-        new_message: MessageShape,
+        buffers: MessageBuffers,
         observer: Observer | None = None,
     ) -> None:
         self._plan = plan
@@ -100,7 +101,7 @@ class Executor:
         self._chunks = chunks
         self._program = program
         self._channels = channels
-        self._new_message = new_message
+        self._buffers = buffers
         self._observer = observer
         self._last_virtual_stage = plan.num_stages * plan.num_virtual_stages - 1
         self._arriving_inputs: dict[Unit, Receive] = {}
@@ -111,6 +112,7 @@ class Executor:
         self._outgoing_grads: dict[Unit, torch.Tensor] = {}
         self._local_outputs: dict[Unit, torch.Tensor] = {}
         self._local_grads: dict[Unit, torch.Tensor] = {}
+        self._received: dict[Unit, list[torch.Tensor]] = defaultdict(list)
         self._methods: dict[ActionKind, Callable[[Unit], None]] = {
             ActionKind.F: self._forward,
             ActionKind.B: self._backward,
@@ -148,7 +150,7 @@ class Executor:
         if unit.virtual_stage != self._last_virtual_stage:
             self._hand_over_output(unit, output)
         if self._plan.forward_only:
-            self._program.finish(unit)
+            self._finish(unit)
         else:
             self._inputs[unit] = stage_input
             self._outputs[unit] = output
@@ -158,7 +160,7 @@ class Executor:
         self._arrived(ActionKind.B, unit)
         input_grad = self._program.backward(unit, *needs)
         self._hand_over_grad(unit, input_grad)
-        self._program.finish(unit)
+        self._finish(unit)
 
     def _backward_input(self, unit: Unit) -> None:
         needs = self._take_backward(unit)
@@ -169,7 +171,12 @@ class Executor:
     def _backward_weight(self, unit: Unit) -> None:
         self._arrived(ActionKind.W, unit)
         self._program.backward_weight(unit)
+        self._finish(unit)
+
+    def _finish(self, unit: Unit) -> None:
         self._program.finish(unit)
+        for buffer in self._received.pop(unit, ()):
+            self._buffers.give(self._chunks[unit.chunk], buffer)
 
     # --- what an action needs
 
@@ -203,7 +210,7 @@ class Executor:
         The message holds the storage until it has been sent, so that nothing waits for the send
         and nothing keeps the data longer.
         """
-        message = output.detach()
+        message = self._outliving(unit, output.detach())
         if not self._plan.forward_only:
             output.data = torch.empty(1, dtype=output.dtype, device=output.device)
         following = unit._replace(virtual_stage=unit.virtual_stage + 1)
@@ -216,11 +223,17 @@ class Executor:
         if unit.virtual_stage == 0:
             return
         assert input_grad is not None, f"virtual stage {unit.virtual_stage} gave no input gradient"
+        input_grad = self._outliving(unit, input_grad)
         preceding = unit._replace(virtual_stage=unit.virtual_stage - 1)
         if self._is_local(preceding.virtual_stage):
             self._local_grads[preceding] = input_grad
         else:
             self._outgoing_grads[unit] = input_grad
+
+    def _outliving(self, unit: Unit, message: torch.Tensor) -> torch.Tensor:
+        """The message, copied where a stage without layers passes on the very buffer it received."""
+        received = self._received.get(unit, ())
+        return message.clone() if any(shares_memory(message, each) for each in received) else message
 
     def _is_local(self, virtual_stage: int) -> bool:
         return virtual_stage % self._plan.num_stages == self._rank
@@ -241,7 +254,8 @@ class Executor:
 
     def _post(self, action: Action) -> Receive:
         assert self._channels is not None
-        buffer = self._new_message(self._chunks[action.chunk])
+        buffer = self._buffers.take(self._chunks[action.chunk])
+        self._received[Unit(*action[1:])].append(buffer)
         return self._channels.post_receive(channel_of(action, self._plan), buffer, what=str(action))
 
     def _send(self, action: Action, message: torch.Tensor) -> None:

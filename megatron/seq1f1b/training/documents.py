@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+
+from megatron.seq1f1b.model.documents import DocumentParams
 
 DocumentStarts = tuple[tuple[int, ...], ...]
 """For each sequence of a microbatch, where its documents start."""
 
 
 class DocumentReader:
-    """Gives a chunk's parameters the starts of the documents of its whole sequences.
+    """Says where the documents of a batch's sequences start, where the batch says so.
 
     The starts are read from the device once per microbatch: all its chunks bring the same tensor.
     """
@@ -22,16 +22,14 @@ class DocumentReader:
         self._tensor: torch.Tensor | None = None
         self._starts: DocumentStarts = ()
 
-    def __call__(self, batch: Mapping[str, Any]) -> object:
-        """The batch's `packed_seq_params`, with documents where the batch says where they start."""
-        params, tensor = batch.get("packed_seq_params"), batch.get("document_starts")
+    def __call__(self, batch: Mapping[str, torch.Tensor]) -> DocumentParams | None:
+        """What the forward step gives the model as `packed_seq_params`."""
+        tensor = batch.get("document_starts")
         if tensor is None:
-            return params
-        assert dataclasses.is_dataclass(params), "Megatron-Core's schedules are refused with documents"
-        assert not isinstance(params, type)
+            return None
         if tensor is not self._tensor:
             self._tensor, self._starts = tensor, starts_of(tensor)
-        return dataclasses.replace(params, document_starts=self._starts)
+        return DocumentParams(document_starts=self._starts)
 
 
 def starts_of(tensor: torch.Tensor) -> DocumentStarts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -20,35 +20,31 @@ class LossWatch:
     """
 
     def __init__(self) -> None:
-        self._losses: list[tuple[str, torch.Tensor]] = []
+        self._losses: list[torch.Tensor] = []
 
     def clear(self) -> None:
         """Forget the last step."""
         self._losses.clear()
 
-    def add(self, loss: torch.Tensor, batch: Mapping[str, object]) -> None:
-        """Remember the loss of a batch, a chunk of one or a whole one."""
-        self._losses.append((describe_batch(batch), loss.detach()))
+    def add(self, loss: torch.Tensor) -> None:
+        """Remember the loss of the next microbatch."""
+        self._losses.append(loss.detach())
 
     def first_not_finite(self) -> str | None:
-        """Microbatch, chunk and value of the first loss that is not finite."""
-        values = [(what, float(loss)) for what, loss in self._losses]
+        """Microbatch and value of the first loss that is not finite."""
+        values = enumerate(map(float, self._losses))
         return next(
-            (f"the loss{what} is {value}" for what, value in values if not math.isfinite(value)), None
+            (
+                f"the loss of microbatch {index} is {value}"
+                for index, value in values
+                if not math.isfinite(value)
+            ),
+            None,
         )
 
 
 WATCH = LossWatch()
 """Of this process; steps follow one another."""
-
-
-def describe_batch(batch: Mapping[str, object]) -> str:
-    """The microbatch and chunk that a batch is; nothing for a whole microbatch of Megatron-Core's."""
-    params = batch.get("packed_seq_params")
-    chunk, state = getattr(params, "chunk", None), getattr(params, "state", None)
-    if chunk is None or state is None:
-        return ""
-    return f" of microbatch {state.microbatch}, chunk {chunk.index}"
 
 
 def check_finite(trained: Trained, number: float | None, *, what: str) -> None:
