@@ -33,12 +33,17 @@ def main() -> int:
     if not path.is_file():
         print(f"error: {path} does not exist; name the --run-dir of a run", file=sys.stderr)
         return 1
-    metrics: Metrics = [json.loads(line) for line in path.read_text().splitlines()]
+    metrics = read_metrics(run_dir)
     if not metrics:
         print(f"error: {path} is empty; the run ended before its first step", file=sys.stderr)
         return 1
     print("\n".join(summary(metrics, run_dir)))
     return 0
+
+
+def read_metrics(run_dir: Path) -> Metrics:
+    """The rows of a run's metrics.jsonl, one per step."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def summary(metrics: Metrics, run_dir: Path) -> list[str]:

@@ -59,7 +59,7 @@ def test_a_second_run_only_trains(tmp_path: Path) -> None:
 def test_data_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     printed = run_exp(tmp_path, DATA_PATH="text_document")
     assert "needs its tokenizer" in printed
-    assert "exit status 1" in printed
+    assert "exit status 2" in printed
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_stages_and_replicas_fit_the_gpus_and_the_batch(
     gpus: int, tensor: int, stages: int, processes: int
 ) -> None:
     script = f"""
-        source "{ROOT}/exp.sh"
+        source "{ROOT}/tools/launch/settings.sh"
         count_gpus() {{ echo {gpus}; }}
-        TP_SIZE={tensor} GLOBAL_BATCH=4
+        TP_SIZE={tensor} GLOBAL_BATCH=4 PLACE=machine
         choose_settings
         echo "$PP_SIZE $GPUS_PER_NODE"
     """
@@ -91,8 +91,8 @@ def test_stages_and_replicas_fit_the_gpus_and_the_batch(
 
 
 def test_the_head_and_the_manual_name_the_defaults_that_the_code_has() -> None:
-    text = (ROOT / "exp.sh").read_text()
-    head, body = text.split("set -euo pipefail")
+    head = (ROOT / "exp.sh").read_text().split("set -euo pipefail")[0]
+    body = "".join((ROOT / f"tools/launch/{name}.sh").read_text() for name in ("settings", "sample"))
     named = dict(re.findall(r"\b([A-Z][A-Z_]+)=([\w/]+)", head.split("Variables")[1]))
     coded = dict(re.findall(r"^ +([A-Z_]+)=\$\{\1:-([\w/]+)\}", body, flags=re.MULTILINE))
     assert coded

@@ -1,4 +1,4 @@
-"""Models by name: the sizes that Seq1F1B's paper reports, and two families people train."""
+"""Models by name: a tiny one, the sizes that Seq1F1B's paper reports, and two families people train."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class NamedModel:
     num_query_groups: int | None = None
     ffn_hidden_size: int | None = None
     vocab_size: int = 50257
+    learning_rate: float
+    """The highest, as models of this size are trained with."""
     is_llama: bool = False
     """SwiGLU, RMSNorm and no biases."""
 
@@ -64,19 +66,30 @@ class NamedModel:
             flags += ["--swiglu", "--normalization", "RMSNorm", "--disable-bias-linear"]
         return flags
 
+    def learning_rate_flags(self) -> list[str]:
+        """The highest learning rate, and a tenth of it as the lowest."""
+        return ["--lr", f"{self.learning_rate:g}", "--min-lr", f"{self.learning_rate / 10:g}"]
+
+    def mock_vocabulary_flags(self) -> list[str]:
+        """A vocabulary of this model's size without a tokenizer's files."""
+        end_of_document = 1
+        return ["--tokenizer-type", "NullTokenizer", "--vocab-size", str(self.vocab_size - end_of_document)]
+
 
 MODELS = {
-    "1.3b": NamedModel(num_layers=24, hidden_size=2048, num_heads=16),
-    "2.7b": NamedModel(num_layers=32, hidden_size=2560, num_heads=32),
-    "7b": NamedModel(num_layers=32, hidden_size=4096, num_heads=32),
-    "13b": NamedModel(num_layers=40, hidden_size=5120, num_heads=40),
-    "30b": NamedModel(num_layers=64, hidden_size=6144, num_heads=64),
+    "tiny": NamedModel(num_layers=8, hidden_size=256, num_heads=4, vocab_size=4096, learning_rate=2e-3),
+    "1.3b": NamedModel(num_layers=24, hidden_size=2048, num_heads=16, learning_rate=2e-4),
+    "2.7b": NamedModel(num_layers=32, hidden_size=2560, num_heads=32, learning_rate=1.6e-4),
+    "7b": NamedModel(num_layers=32, hidden_size=4096, num_heads=32, learning_rate=1.2e-4),
+    "13b": NamedModel(num_layers=40, hidden_size=5120, num_heads=40, learning_rate=1e-4),
+    "30b": NamedModel(num_layers=64, hidden_size=6144, num_heads=64, learning_rate=1e-4),
     "llama2-7b": NamedModel(
         num_layers=32,
         hidden_size=4096,
         num_heads=32,
         ffn_hidden_size=11008,
         vocab_size=32000,
+        learning_rate=3e-4,
         is_llama=True,
     ),
     "llama3-8b": NamedModel(
@@ -86,6 +99,7 @@ MODELS = {
         num_query_groups=8,
         ffn_hidden_size=14336,
         vocab_size=128256,
+        learning_rate=3e-4,
         is_llama=True,
     ),
     "llama3-70b": NamedModel(
@@ -95,6 +109,7 @@ MODELS = {
         num_query_groups=8,
         ffn_hidden_size=28672,
         vocab_size=128256,
+        learning_rate=1.5e-4,
         is_llama=True,
     ),
 }

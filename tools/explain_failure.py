@@ -1,0 +1,105 @@
+"""Say why a run ended early, from what its processes left in its folder.
+
+    python tools/explain_failure.py runs/NAME
+
+The kinds are: refused (the options cannot run), out of memory, not joined (the nodes did not meet),
+crashed. What the other processes say after the first has gone, that their connections broke, is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|CUDA out of memory|can't allocate memory|oom.kill|MemoryError|Cannot allocate memory",
+    re.I,
+)
+NOT_JOINED = re.compile(r"RendezvousConnectionError|RendezvousTimeoutError|RendezvousClosedError")
+OUR_WORD = re.compile(r"pretrain_gpt\.py: (rank \d+: )?(.+)")
+EXCEPTION = re.compile(
+    r"^(?:\[rank\d+\]:\s*|\[\d+\] )?((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)"
+)
+BROKEN_CONNECTION = re.compile(
+    r"Connection (closed|reset|refused)|Broken pipe|NCCL.*remote|DistBackendError", re.I
+)
+SIGNAL = re.compile(r"Signal (\d+) \((\w+)\)")
+MAX_LENGTH = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a run ended."""
+
+    kind: str
+    reason: str
+
+
+def explain(run_dir: Path) -> Failure:
+    """The first cause that the run's logs name; only of its last start."""
+    lines = list(_lines(run_dir))
+    for line in lines:
+        if OUT_OF_MEMORY.search(line):
+            return Failure(kind="out of memory", reason=_short(line))
+    for line in lines:
+        if found := OUR_WORD.search(line):
+            is_refusal = found[1] is None
+            return Failure(
+                kind="refused" if is_refusal else "crashed", reason=_short("".join(found.groups("")))
+            )
+    if any(NOT_JOINED.search(line) for line in lines):
+        return Failure(kind="not joined", reason=_rendezvous(run_dir))
+    raised = [
+        found[1] for line in lines if (found := EXCEPTION.search(line)) and "ChildFailedError" not in line
+    ]
+    causes = [text for text in raised if not BROKEN_CONNECTION.search(text)]
+    signals = [f"a process was ended by {found[2]}" for line in lines if (found := SIGNAL.search(line))]
+    reasons = [*causes, *(text for text in signals if "SIGTERM" not in text), *raised, *signals]
+    if any("SIGKILL" in text for text in signals) and not causes:
+        return Failure(
+            kind="crashed", reason="a process was killed (SIGKILL): by hand, or for want of memory"
+        )
+    return Failure(kind="crashed", reason=_short(reasons[0]) if reasons else "no process said why")
+
+
+def _lines(run_dir: Path) -> Iterator[str]:
+    """What the processes said, those that have files of their own first, newest start only."""
+    started = run_dir / "logs" / "started"
+    since = started.stat().st_mtime if started.exists() else 0.0
+    logs = sorted((run_dir / "logs").glob("*/*/attempt_*/*/std*.log"))
+    for path in [*(log for log in logs if log.stat().st_mtime >= since), run_dir / "train.log"]:
+        if path.is_file():
+            yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _rendezvous(run_dir: Path) -> str:
+    endpoint = run_dir / "logs" / "rendezvous"
+    where = endpoint.read_text().strip() if endpoint.is_file() else "the first node"
+    return (
+        f"the nodes did not all meet at {where}: look whether that host can be reached from every node, "
+        "whether the port is free and open there, and whether as many nodes were started as NODES says"
+    )
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
+
+
+def main() -> int:
+    """Read the command line, print the reason."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", type=Path, help="the folder that --run-dir named")
+    failure = explain(parser.parse_args().run_dir)
+    print(f"{failure.kind}: {failure.reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
