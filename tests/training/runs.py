@@ -29,7 +29,8 @@ def train_each(runs: tuple[tuple[str, str], ...]) -> None:
 
 def train(flags: str, run_dir: str) -> None:
     """One run; leaves the process group alone, so that another can follow."""
-    run = prepare(parse_arguments(f"{COMMON} {GPT2_LIKE} {flags}".split()), world_size=dist.get_world_size())
+    common = COMMON.replace("--train-iters 4", "") if "--train-samples" in flags else COMMON
+    run = prepare(parse_arguments(f"{common} {GPT2_LIKE} {flags}".split()), world_size=dist.get_world_size())
     start = find_start(run)
     join(run.config, run.layout)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron.seq1f1b.config.batch_sizes import BatchSizes
 from megatron.seq1f1b.config.learning_rate import LearningRate
 from megatron.seq1f1b.config.recompute import Recompute
 
@@ -24,8 +25,11 @@ class Layout:
     layers_of_virtual_stages: tuple[int, ...]
     """Layers of virtual stages 0 to p v - 1."""
     num_microbatches: int
-    """m, per step and data-parallel rank."""
+    """m, per step and data-parallel rank; with --rampup-batch-size of the steps after it."""
     global_batch_size: int
+    """Samples per step; with --rampup-batch-size of the steps after it."""
+    batch_sizes: BatchSizes
+    """Samples of every step."""
     train_iters: int
     """Steps of the whole run."""
     learning_rate: LearningRate
@@ -35,6 +39,10 @@ class Layout:
     kv_channels: int
     num_query_groups: int
     max_position_embeddings: int
+
+    def num_microbatches_of(self, batch_size: int) -> int:
+        """Microbatches of a step of so many samples, per data-parallel rank."""
+        return batch_size * self.num_microbatches // self.global_batch_size
 
     @property
     def uses_upstream_schedule(self) -> bool:

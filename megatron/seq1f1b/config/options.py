@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from megatron.seq1f1b.config.sections.checkpoint import CheckpointOptions
 from megatron.seq1f1b.config.sections.data import DataOptions
 from megatron.seq1f1b.config.sections.dry_run import DryRunOptions
+from megatron.seq1f1b.config.sections.logging import LoggingOptions
 from megatron.seq1f1b.config.sections.model import ModelOptions
 from megatron.seq1f1b.config.sections.optimizer import OptimizerOptions
 from megatron.seq1f1b.config.sections.parallel import ParallelOptions
@@ -23,6 +24,7 @@ __all__ = [
     "Config",
     "DataOptions",
     "DryRunOptions",
+    "LoggingOptions",
     "ModelOptions",
     "OptimizerOptions",
     "ParallelOptions",
@@ -43,5 +45,6 @@ class Config:
     optimizer: OptimizerOptions
     data: DataOptions
     checkpoint: CheckpointOptions
+    logging: LoggingOptions
     run: RunOptions
     dry_run: DryRunOptions

@@ -34,6 +34,8 @@ _AT_LEAST_ONE = frozenset(
         "lr_wsd_decay_samples",
         "window_attn_skip_freq",
         "log_interval",
+        "tensorboard_log_interval",
+        "tensorboard_queue_size",
         "eval_interval",
         "lr_decay_iters",
         "save_interval",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from megatron.seq1f1b.config.batch_sizes import BatchSizes, batch_sizes_of
 from megatron.seq1f1b.config.layout import UPSTREAM_SCHEDULES, Layout
 from megatron.seq1f1b.config.learning_rate import learning_rate_of
 from megatron.seq1f1b.config.options import (
@@ -38,23 +39,24 @@ def validate(config: Config, *, world_size: int) -> Layout:
     _check_data_parallel(config.parallel)
     layers = layers_of_virtual_stages(config.model, config.parallel)
     data_parallel_size = _data_parallel_size(config.parallel, world_size)
-    global_batch_size, num_microbatches = _batches(config, data_parallel_size)
+    batch_sizes = batch_sizes_of(config.training, data_parallel_size=data_parallel_size)
     num_virtual_stages = len(layers) // config.parallel.pipeline_model_parallel_size
-    train_iters = _train_iters(config.training, global_batch_size)
+    train_iters = _train_iters(config.training, batch_sizes)
     layout = Layout(
         schedule=_schedule(config, num_virtual_stages),
         world_size=world_size,
         data_parallel_size=data_parallel_size,
         num_virtual_stages=num_virtual_stages,
         layers_of_virtual_stages=layers,
-        num_microbatches=num_microbatches,
-        global_batch_size=global_batch_size,
+        num_microbatches=batch_sizes.full // config.training.micro_batch_size // data_parallel_size,
+        global_batch_size=batch_sizes.full,
+        batch_sizes=batch_sizes,
         train_iters=train_iters,
         learning_rate=learning_rate_of(
             config.optimizer,
             train_iters=train_iters,
             train_samples=config.training.train_samples,
-            global_batch_size=global_batch_size,
+            global_batch_size=batch_sizes.full,
         ),
         recompute=recompute_of(config.training, layers_of_virtual_stages=layers),
         window_size=_window_size(config.model),
@@ -166,20 +168,6 @@ def _data_parallel_size(parallel: ParallelOptions, world_size: int) -> int:
     return world_size // (tp * pp)
 
 
-def _batches(config: Config, data_parallel_size: int) -> tuple[int, int]:
-    """Global batch size and microbatches per step."""
-    per_microbatch = config.training.micro_batch_size * data_parallel_size
-    global_batch_size = config.training.global_batch_size or per_microbatch
-    if global_batch_size % per_microbatch:
-        below = global_batch_size // per_microbatch * per_microbatch
-        raise ConfigurationError(
-            f"--global-batch-size {global_batch_size} is not divisible by --micro-batch-size "
-            f"{config.training.micro_batch_size} x {data_parallel_size} data-parallel processes = "
-            f"{per_microbatch}; use {f'{below} or ' if below else ''}{below + per_microbatch}"
-        )
-    return global_batch_size, global_batch_size // per_microbatch
-
-
 def _schedule(config: Config, num_virtual_stages: int) -> str:
     """The schedule asked for, or the one that follows from the other options."""
     asked = config.schedule.pipeline_schedule
@@ -193,7 +181,7 @@ def _schedule(config: Config, num_virtual_stages: int) -> str:
     return asked
 
 
-def _train_iters(training: TrainingOptions, global_batch_size: int) -> int:
+def _train_iters(training: TrainingOptions, batch_sizes: BatchSizes) -> int:
     """Steps, from either of the two flags that can say it."""
     iters, samples = training.train_iters, training.train_samples
     if (iters is None) == (samples is None):
@@ -202,11 +190,11 @@ def _train_iters(training: TrainingOptions, global_batch_size: int) -> int:
     if iters is not None:
         return iters
     assert samples is not None
-    if samples < global_batch_size:
+    if samples < batch_sizes.start:
         raise ConfigurationError(
-            f"--train-samples {samples} is less than one step of --global-batch-size {global_batch_size}"
+            f"--train-samples {samples} is less than one step of --global-batch-size {batch_sizes.start}"
         )
-    return samples // global_batch_size
+    return batch_sizes.whole_steps_in(samples)
 
 
 def _window_size(model: ModelOptions) -> tuple[int, int] | None:
@@ -260,16 +248,22 @@ def _check_schedule(config: Config, layout: Layout) -> None:
                 f"--zero-bubble-max-pending-weight-grads {bound} says how to make a plan, but "
                 f"--pipeline-schedule {layout.schedule} is one already; leave the bound out"
             )
+        if layout.batch_sizes.rampup_samples:
+            raise ConfigurationError(
+                f"--rampup-batch-size changes the number of microbatches, and {layout.schedule} is a plan "
+                "for one number; leave one of them out"
+            )
         return
     try:
-        check_schedule(
-            layout.schedule,
-            stages=config.parallel.pipeline_model_parallel_size,
-            microbatches=layout.num_microbatches,
-            chunks=k,
-            virtual_stages=layout.num_virtual_stages,
-            max_pending_weight_grads=bound,
-        )
+        for size in layout.batch_sizes.sizes:
+            check_schedule(
+                layout.schedule,
+                stages=config.parallel.pipeline_model_parallel_size,
+                microbatches=layout.num_microbatches_of(size),
+                chunks=k,
+                virtual_stages=layout.num_virtual_stages,
+                max_pending_weight_grads=bound,
+            )
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} ({_asked(config)})") from None
     if layout.uses_upstream_schedule and config.data.reset_attention_mask:
@@ -293,5 +287,6 @@ def _asked(config: Config) -> str:
         "--num-layers-per-virtual-pipeline-stage": config.parallel.num_layers_per_virtual_pipeline_stage,
         "--num-virtual-stages-per-pipeline-rank": config.parallel.num_virtual_stages_per_pipeline_rank,
         "--global-batch-size": config.training.global_batch_size,
+        "--rampup-batch-size": " ".join(map(str, config.training.rampup_batch_size or ())) or None,
     }
     return "asked for: " + " ".join(f"{flag} {value}" for flag, value in asked.items() if value is not None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from megatron.seq1f1b.chunk import Chunk
-from megatron.seq1f1b.data.order import DataloaderType, microbatch_indices
+from megatron.seq1f1b.data.order import BatchSizeAt, DataloaderType, microbatch_indices
 from megatron.seq1f1b.data.prefetch import prefetched
 from megatron.seq1f1b.data.samples import SampleDataset
 
@@ -26,7 +26,7 @@ def batches(
     micro_batch_size: int,
     data_parallel_rank: int,
     data_parallel_size: int,
-    global_batch_size: int,
+    global_batch_size: int | BatchSizeAt,
     consumed_samples: int = 0,
     num_workers: int = 2,
     dataloader_type: str = "single",
@@ -43,7 +43,7 @@ def batches(
         micro_batch_size: b, samples per microbatch.
         data_parallel_rank: which share of each step is read here.
         data_parallel_size: number of shares.
-        global_batch_size: samples of one step over all shares.
+        global_batch_size: samples of one step over all shares, or of the step after so many samples.
         consumed_samples: samples that earlier steps took, of all shares.
         num_workers: threads that read ahead; 0 reads in the caller's thread.
         dataloader_type: `single` (the dataset's order, once) or `cyclic` (shuffled per epoch).

@@ -11,13 +11,16 @@ layout, which ones they are is not:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from itertools import count
 
 import numpy as np
 
 from megatron.seq1f1b.errors import ConfigurationError, DataError
+
+
+BatchSizeAt = Callable[[int], int]
+"""Samples of the step that begins after so many samples."""
 
 
 class DataloaderType(Enum):
@@ -44,41 +47,62 @@ def microbatch_indices(
     micro_batch_size: int,
     data_parallel_rank: int,
     data_parallel_size: int,
-    global_batch_size: int,
+    global_batch_size: int | BatchSizeAt,
     consumed_samples: int,
     dataloader_type: DataloaderType,
     seed: int,
 ) -> Iterator[list[int]]:
     """Dataset indices of this process's microbatches, step after step.
 
-    `single` ends before the first step that the dataset cannot fill; `cyclic` never ends.
+    `single` ends before the first step that the dataset cannot fill; `cyclic` never ends. The global
+    batch size may be a function of the samples consumed before the step.
 
     Raises:
         ConfigurationError: the global batch is not a whole number of microbatches per process.
         DataError: the dataset does not hold one global batch from `consumed_samples` on.
     """
     width = micro_batch_size * data_parallel_size
-    if width < 1 or global_batch_size < 1 or global_batch_size % width:
+    first_size = _size_at(global_batch_size, consumed_samples)
+    if width < 1 or first_size < 1 or first_size % width:
         raise ConfigurationError(
-            f"--global-batch-size {global_batch_size} is no multiple of --micro-batch-size "
+            f"--global-batch-size {first_size} is no multiple of --micro-batch-size "
             f"{micro_batch_size} times data-parallel size {data_parallel_size} = {width}"
         )
-    _check_supply(num_samples, consumed_samples, global_batch_size, dataloader_type)
+    _check_supply(num_samples, consumed_samples, first_size, dataloader_type)
+    end = None if dataloader_type is DataloaderType.CYCLIC else num_samples
     return _indices(
         _Stream(num_samples=num_samples, dataloader_type=dataloader_type, seed=seed),
-        step_starts=count(consumed_samples, global_batch_size)
-        if dataloader_type is DataloaderType.CYCLIC
-        else range(consumed_samples, num_samples - global_batch_size + 1, global_batch_size),
-        offsets=range(data_parallel_rank * micro_batch_size, global_batch_size, width),
+        steps=_steps(consumed_samples, global_batch_size, end=end),
+        first_offset=data_parallel_rank * micro_batch_size,
         micro_batch_size=micro_batch_size,
+        width=width,
     )
 
 
+def _steps(start: int, batch_size: int | BatchSizeAt, *, end: int | None) -> Iterator[tuple[int, int]]:
+    """(first sample, samples) of the steps that are whole before `end`."""
+    while True:
+        size = _size_at(batch_size, start)
+        if end is not None and start + size > end:
+            return
+        yield start, size
+        start += size
+
+
+def _size_at(batch_size: int | BatchSizeAt, consumed_samples: int) -> int:
+    return batch_size if isinstance(batch_size, int) else batch_size(consumed_samples)
+
+
 def _indices(
-    stream: _Stream, *, step_starts: Iterable[int], offsets: range, micro_batch_size: int
+    stream: _Stream,
+    *,
+    steps: Iterable[tuple[int, int]],
+    first_offset: int,
+    micro_batch_size: int,
+    width: int,
 ) -> Iterator[list[int]]:
-    for step_start in step_starts:
-        for offset in offsets:
+    for step_start, size in steps:
+        for offset in range(first_offset, size, width):
             first = step_start + offset
             yield [stream.index(position) for position in range(first, first + micro_batch_size)]
 

@@ -191,6 +191,7 @@ def _optimizer_config(run: Run, dtype: torch.dtype) -> OptimizerConfig:
         use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
         overlap_param_gather=run.config.parallel.overlap_param_gather,
     )
+        log_num_zeros_in_grad=run.config.logging.log_num_zeros_in_grad,
 
 
 def _scheduler(run: Run, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:

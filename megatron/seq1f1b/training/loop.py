@@ -16,6 +16,7 @@ from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.evaluation import consumed_validation_samples, evaluate, is_evaluated
 from megatron.seq1f1b.training.finite import check_finite
 from megatron.seq1f1b.training.metrics import StepMetrics, gather
+from megatron.seq1f1b.training.parameters import parameter_norm
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import open_run
 from megatron.seq1f1b.training.samples import sample_counts
@@ -37,17 +38,19 @@ class Loop:
         self._run_dir = run_dir
         self._first = iteration + 1
         self._forward_backward = make_forward_backward(run)
-        consumed = iteration * run.layout.global_batch_size
         is_over = iteration >= run.layout.train_iters
         self._training_data = data_iterators(
-            run, None if is_over else datasets.train, consumed_samples=consumed
+            run,
+            None if is_over else datasets.train,
+            consumed_samples=run.layout.batch_sizes.consumed_after(iteration),
+            batch_size=run.layout.batch_sizes.at,
         )
         validated = consumed_validation_samples(run, iteration)
         is_validated = validated >= sample_counts(run.config, run.layout).valid
         self._validation_data = data_iterators(
             run, None if is_validated else datasets.valid, consumed_samples=validated
         )
-        self._metrics_file = open_run(run, run_dir, iteration=iteration)
+        self._log = open_run(run, run_dir, iteration=iteration)
         self._stops = StopRequests(run.config, train_iters=run.layout.train_iters)
         folder = run.config.checkpoint.save
         self._saver = None if folder is None else Saver(run, trained, Path(folder))
@@ -73,27 +76,34 @@ class Loop:
     def _close(self, stop: Stop | None) -> None:
         last = self._run.layout.train_iters if stop is None else stop.iteration
         ending = "" if stop is None else f", stopped by {stop.reason}"
-        if self._metrics_file is not None:
-            self._metrics_file.close()
+        if self._log is not None:
+            self._log.close()
             if stop is not None:
                 stop.write(self._run_dir)
         say(f"trained {max(0, last + 1 - self._first)} steps{ending}; see {self._run_dir}")
 
     def _step(self, iteration: int) -> StepMetrics:
+        layout = self._run.layout
+        batch_size = layout.batch_sizes.of_step(iteration)
         started_at = time.perf_counter()
         optimizer = self._trained.optimizer
         learning_rate, loss_scale = float(optimizer.param_groups[0]["lr"]), float(optimizer.get_loss_scale())
         try:
-            result = train_step(self._run, self._trained, self._forward_backward, self._training_data)
+            result = train_step(
+                self._run, self._trained, self._forward_backward, self._training_data, batch_size=batch_size
+            )
         except StepError as error:
             raise StepError(f"iteration {iteration}: {error}") from error
+        step_seconds = time.perf_counter() - started_at
+        is_normed = self._run.config.logging.log_params_norm
         metrics = gather(
             self._run,
             result,
             iteration=iteration,
-            step_seconds=time.perf_counter() - started_at,
+            step_seconds=step_seconds,
             learning_rate=learning_rate,
             loss_scale=loss_scale,
+            param_norm=parameter_norm(self._trained) if is_normed else None,
         )
         if self._run.config.training.check_for_nan_in_loss_and_grad and not self._run.config.training.fp16:
             check_finite(self._trained, metrics.lm_loss, what=f"loss of iteration {iteration}")
@@ -109,16 +119,11 @@ class Loop:
 
     def _report(self, metrics: StepMetrics) -> None:
         run, iteration = self._run, metrics.iteration
-        iterations = run.layout.train_iters
         self._seconds.append(metrics.step_seconds)
-        if self._metrics_file is not None:
-            self._metrics_file.write(metrics)
+        if self._log is not None:
+            self._log.record(metrics)
         if iteration == self._first + _COMPARED_STEPS - 1 and run.predicted_step_seconds is not None:
             say(_prediction(run.predicted_step_seconds, list(self._seconds)[1:]))
-        is_due = iteration % run.config.training.log_interval == 0 or iteration in (self._first, iterations)
-        if is_due or metrics.validation_loss is not None:
-            remaining = (iterations - iteration) * statistics.mean(self._seconds)
-            say(metrics.to_line(train_iters=iterations, remaining_seconds=remaining))
 
 
 def _prediction(predicted_seconds: float, step_seconds: list[float]) -> str:

@@ -1,14 +1,30 @@
-"""What a step says of itself: one JSON object in metrics.jsonl, one line on the terminal.
+"""What a step says of itself: one JSON object in metrics.jsonl.
 
 Definitions
+    consumed_samples    samples that all steps up to this one have taken; consumed_tokens likewise
+    batch_size          samples of this step over all processes
     lm_loss             mean cross-entropy over all tokens of the step that count, in nats
+    grad_norm           L2 norm of all gradients before clipping
+    param_norm          L2 norm of all parameters after the step; null without --log-params-norm
+    num_zeros_in_grad   gradients that are zero; null without --log-num-zeros-in-grad
+    is_skipped          whether the update was left out because gradients were not finite
+    is_spike            whether the loss is more than 6 standard deviations above the mean of up to 128
+                        steps before it
+    skipped_steps       steps of the run so far that were skipped; loss_spikes likewise
     step_seconds        wall time from the first batch to the updated weights, slowest process
+    forward_backward_seconds, optimizer_seconds
+                        its two phases, each of the process slowest in it; device time on CUDA
+    data_wait_seconds   part of the first phase in which the host waited for batches, slowest process
     tokens_per_second   tokens of all processes per second of step time
     tflops_per_device   model FLOPs (forward and backward, causal attention, no recomputation) per
                         second and process, in 1e12
     mfu                 tflops_per_device over the device's peak; null where that is not known
+    bubble_fraction     share of the step in which stages computed nothing, mean over stages; null
+                        where it was not measured
     peak_memory_bytes   per stage, the worst process: allocated on CUDA, resident on CPU
-    validation_loss     of a validation right after the step, as lm_loss but without updates; else null
+    validation_loss     of a validation right after the step, as lm_loss but without updates, the mean
+                        over the validation sets; else null
+    validation_losses   by validation set, where there are several; else null
 """
 
 from __future__ import annotations
@@ -16,8 +32,6 @@ from __future__ import annotations
 import json
 import resource
 from dataclasses import asdict, dataclass
-from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -39,42 +53,32 @@ class StepMetrics:
     iteration: int
     consumed_samples: int
     consumed_tokens: int
+    batch_size: int
     lm_loss: float
     grad_norm: float | None
+    param_norm: float | None
+    num_zeros_in_grad: int | None
     learning_rate: float
     loss_scale: float
     is_skipped: bool
+    is_spike: bool = False
+    skipped_steps: int = 0
+    loss_spikes: int = 0
     step_seconds: float
+    forward_backward_seconds: float
+    optimizer_seconds: float
+    data_wait_seconds: float
     tokens_per_second: float
     tflops_per_device: float
     mfu: float | None
+    bubble_fraction: float | None = None
     peak_memory_bytes: list[int]
     validation_loss: float | None = None
+    validation_losses: dict[str, float] | None = None
 
     def to_json(self) -> str:
         """One line without line feed."""
         return json.dumps(asdict(self))
-
-    def to_line(self, *, train_iters: int, remaining_seconds: float) -> str:
-        """The line on the terminal."""
-        worst = max(range(len(self.peak_memory_bytes)), key=self.peak_memory_bytes.__getitem__)
-        norm = "-" if self.grad_norm is None else f"{self.grad_norm:.3f}"
-        parts = [
-            f"step {self.iteration:>{len(str(train_iters))}}/{train_iters}",
-            f"loss {self.lm_loss:.4f}",
-            f"grad norm {norm}",
-            f"lr {self.learning_rate:.2e}",
-            f"{self.step_seconds:.2f} s",
-            f"{self.tokens_per_second:,.0f} tokens/s",
-            f"{self.tflops_per_device:.3g} TFLOP/s/device",
-            *([] if self.mfu is None else [f"MFU {self.mfu:.1%}"]),
-            f"memory {self.peak_memory_bytes[worst] / 2**30:.2f} GiB (stage {worst})",
-            *([] if self.loss_scale == 1.0 else [f"loss scale {self.loss_scale:g}"]),
-            *(["skipped: gradients not finite"] if self.is_skipped else []),
-            *([] if self.validation_loss is None else [f"validation loss {self.validation_loss:.4f}"]),
-            f"ETA {timedelta(seconds=round(remaining_seconds))}",
-        ]
-        return " | ".join(parts)
 
 
 def gather(
@@ -85,71 +89,56 @@ def gather(
     step_seconds: float,
     learning_rate: float,
     loss_scale: float,
+    param_norm: float | None,
 ) -> StepMetrics:
-    """The step's metrics, equal on every process; one collective."""
+    """The step's metrics, equal on every process but for the counts over steps; one collective."""
+    is_counted = parallel_state.get_tensor_model_parallel_rank() == 0
     rows = _all_gather(
         [
-            result.loss_sum if parallel_state.get_tensor_model_parallel_rank() == 0 else 0.0,
-            result.num_loss_tokens if parallel_state.get_tensor_model_parallel_rank() == 0 else 0.0,
+            result.loss_sum if is_counted else 0.0,
+            result.num_loss_tokens if is_counted else 0.0,
             step_seconds,
+            result.forward_backward_seconds,
+            result.optimizer_seconds,
+            result.data_wait_seconds,
             float(parallel_state.get_pipeline_model_parallel_rank()),
             float(_peak_memory_bytes()),
         ]
     )
     loss_sum, num_loss_tokens = (sum(row[column] for row in rows) for column in (0, 1))
-    seconds = max(row[2] for row in rows)
-    num_stages = run.config.parallel.pipeline_model_parallel_size
-    seq_length, batch = run.config.training.seq_length, run.layout.global_batch_size
+    seconds, *phases, data_wait = (max(row[column] for row in rows) for column in range(2, 6))
+    seq_length, consumed = run.config.training.seq_length, run.layout.batch_sizes.consumed_after
+    batch = consumed(iteration) - consumed(iteration - 1)
     flops = batch * training_flops_per_sequence(run.dimensions, seq_length)
     tflops = flops / seconds / run.layout.world_size / 1e12
     peak = _device_peak_tflops()
     return StepMetrics(
         iteration=iteration,
-        consumed_samples=iteration * batch,
-        consumed_tokens=iteration * batch * seq_length,
+        consumed_samples=consumed(iteration),
+        consumed_tokens=consumed(iteration) * seq_length,
+        batch_size=batch,
         lm_loss=loss_sum / max(num_loss_tokens, 1.0),
         grad_norm=result.grad_norm,
+        param_norm=param_norm,
+        num_zeros_in_grad=result.num_zeros_in_grad,
         learning_rate=learning_rate,
         loss_scale=loss_scale,
         is_skipped=result.is_skipped,
         step_seconds=seconds,
+        forward_backward_seconds=phases[0],
+        optimizer_seconds=phases[1],
+        data_wait_seconds=data_wait,
         tokens_per_second=batch * seq_length / seconds,
         tflops_per_device=tflops,
         mfu=None if peak is None else tflops / peak,
-        peak_memory_bytes=[
-            max(int(row[4]) for row in rows if int(row[3]) == stage) for stage in range(num_stages)
-        ],
+        peak_memory_bytes=_by_stage(run, rows),
     )
 
 
-class MetricsFile:
-    """metrics.jsonl of a run; one line per step, written at once.
-
-    A run that resumes after `iteration` drops the rows of later steps, which it trains again, and
-    whatever a process that was killed left of a row.
-    """
-
-    def __init__(self, run_dir: Path, *, iteration: int = 0) -> None:
-        path = run_dir / "metrics.jsonl"
-        if path.exists():
-            _keep_rows(path, iteration)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-
-    def write(self, metrics: StepMetrics) -> None:
-        """Append one step."""
-        self._file.write(metrics.to_json() + "\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _keep_rows(path: Path, iteration: int) -> None:
-    """Keep the whole rows of steps up to `iteration`."""
-    rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [row for row in rows if row.endswith("\n") and json.loads(row)["iteration"] <= iteration]
-    if len(kept) < len(rows):
-        path.write_text("".join(kept), encoding="utf-8")
+def _by_stage(run: Run, rows: list[list[float]]) -> list[int]:
+    """The last column's largest figure per pipeline stage."""
+    stages = range(run.config.parallel.pipeline_model_parallel_size)
+    return [max(int(row[-1]) for row in rows if int(row[-2]) == stage) for stage in stages]
 
 
 def _all_gather(values: list[float]) -> list[list[float]]:

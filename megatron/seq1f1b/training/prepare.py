@@ -15,6 +15,7 @@ from megatron.seq1f1b.model.flops import ModelDimensions, partition_costs
 from megatron.seq1f1b.partition import PROFILED, partition
 from megatron.seq1f1b.schedule import Plan
 from megatron.seq1f1b.training.plans import plan_of, read_plan, with_communication
+from megatron.seq1f1b.training.reporting.checks import check_writers
 from megatron.seq1f1b.training.samples import data_settings, sample_counts
 
 
@@ -56,6 +57,7 @@ def prepare(config: Config, *, world_size: int) -> Run:
         DataError: a tokenizer or dataset that is missing or inconsistent.
     """
     layout = validate(config, world_size=world_size)
+    check_writers(config.logging)
     DataloaderType.named(config.data.dataloader_type)
     tokenizer = _tokenizer(config.data)
     counts = sample_counts(config, layout)

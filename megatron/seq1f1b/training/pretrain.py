@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 
 from megatron.seq1f1b.data import SplitDatasets, build_train_valid_test_datasets
 from megatron.seq1f1b.partition import PROFILED
@@ -16,6 +15,7 @@ from megatron.seq1f1b.training.checkpoint.start import Start
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.distributed import join, leave
 from megatron.seq1f1b.training.loop import Loop
+from megatron.seq1f1b.training.parameters import num_parameters
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import run_directory
 from megatron.seq1f1b.training.samples import data_settings, sample_counts
@@ -34,7 +34,7 @@ def pretrain(run: Run, start: Start | None = None) -> None:
         if run.config.schedule.pipe_sp_strategy == PROFILED:
             say("measuring the stages to choose chunk boundaries")
             run = profiled(run, trained, datasets.train, run_dir)
-        parameters, device = _num_parameters(trained), _device_name()
+        parameters, device = num_parameters(trained), _device_name()
         say(banner(run, num_parameters=parameters, device=device, adam=trained.adam))
         Loop(run, trained, datasets, run_dir=run_dir, iteration=_load(run, trained, start)).train()
     finally:
@@ -53,20 +53,6 @@ def read_data(run: Run) -> SplitDatasets:
     counts = sample_counts(run.config, run.layout)
     settings = data_settings(run.config, run.tokenizer)
     return build_train_valid_test_datasets(settings, train_samples=counts.train, valid_samples=counts.valid)
-
-
-def _num_parameters(trained: Trained) -> int:
-    """Parameters of the whole model, a tied embedding counted once, padding included."""
-    count = 0
-    for part in trained.parts:
-        for parameter in part.parameters():
-            is_copy = getattr(parameter, "shared", False)
-            is_sharded = getattr(parameter, "tensor_model_parallel", False)
-            if not is_copy and (is_sharded or parallel_state.get_tensor_model_parallel_rank() == 0):
-                count += parameter.numel()
-    total = torch.tensor(count, dtype=torch.long, device=torch.cuda.current_device())
-    dist.all_reduce(total, group=parallel_state.get_model_parallel_group())
-    return int(total)
 
 
 def _device_name() -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from megatron.seq1f1b.training.metrics import MetricsFile
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.training.reporting.run_log import RunLog
 from megatron.seq1f1b.training.stop import FILE as STOPPED_FILE
 
 CONFIG_FILE = "config.json"
@@ -26,15 +27,38 @@ def run_directory(run: Run) -> Path:
     return Path("runs") / f"{Path(run.layout.schedule).stem}-{stamp[0]}"
 
 
-def open_run(run: Run, run_dir: Path, *, iteration: int) -> MetricsFile | None:
-    """Write the resolved configuration and open the metrics after `iteration`; rank 0 only."""
-    if dist.get_rank() != 0:
-        return None
+def open_run(run: Run, run_dir: Path, *, iteration: int) -> RunLog | None:
+    """Write the resolved configuration and open the log after `iteration`, on rank 0; collective.
+
+    Raises:
+        ConfigurationError: on every process where the log cannot be written.
+    """
+    log = None
+    failure: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            log = _open(run, run_dir, iteration)
+        except Exception as error:  # W&B has errors of its own
+            failure = [f"the log of the run in {run_dir} cannot be opened: {error}"]
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise ConfigurationError(failure[0])
+    return log
+
+
+def _open(run: Run, run_dir: Path, iteration: int) -> RunLog:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / STOPPED_FILE).unlink(missing_ok=True)
-    text = json.dumps(resolved_configuration(run), indent=2) + "\n"
+    configuration = resolved_configuration(run)
+    text = json.dumps(configuration, indent=2) + "\n"
     (run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
-    return MetricsFile(run_dir, iteration=iteration)
+    return RunLog(
+        run.config.logging,
+        run_dir,
+        configuration=configuration,
+        iteration=iteration,
+        train_iters=run.layout.train_iters,
+    )
 
 
 def resolved_configuration(run: Run) -> dict[str, object]:

@@ -42,10 +42,10 @@ def data_settings(config: Config, tokenizer: Tokenizer) -> DataSettings:
 
 
 def sample_counts(config: Config, layout: Layout) -> SampleCounts:
-    """Steps times global batch; each validation takes `--eval-iters` global batches of its own."""
+    """The samples of all steps; each validation takes `--eval-iters` global batches of its own."""
     training = config.training
     evaluations = layout.train_iters // training.eval_interval
     return SampleCounts(
-        train=layout.train_iters * layout.global_batch_size,
+        train=layout.batch_sizes.consumed_after(layout.train_iters),
         valid=evaluations * training.eval_iters * layout.global_batch_size,
     )

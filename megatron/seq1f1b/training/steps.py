@@ -10,10 +10,12 @@ import torch
 from megatron.core import parallel_state
 
 from megatron.seq1f1b.data import TensorParallelBatches, batches
+from megatron.seq1f1b.data.order import BatchSizeAt
 from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.clock import PhaseClock, TimedIterator
 from megatron.seq1f1b.training.documents import DocumentReader
 from megatron.seq1f1b.training.finite import WATCH, check_finite
 from megatron.seq1f1b.training.prepare import Run
@@ -34,6 +36,10 @@ class StepResult:
     grad_norm: float | None
     is_skipped: bool
     """Whether the optimizer refused the gradients (not finite)."""
+    num_zeros_in_grad: int | None
+    forward_backward_seconds: float
+    optimizer_seconds: float
+    data_wait_seconds: float
 
 
 def forward_step(
@@ -85,12 +91,17 @@ def make_forward_backward(run: Run) -> ForwardBackward:
 
 
 def data_iterators(
-    run: Run, dataset: SampleDataset | None, *, consumed_samples: int = 0
+    run: Run,
+    dataset: SampleDataset | None,
+    *,
+    consumed_samples: int = 0,
+    batch_size: int | BatchSizeAt | None = None,
 ) -> list[Iterator[Mapping[str, torch.Tensor]] | None]:
     """One iterator per model part of this rank; None for parts that need no tokens.
 
     Only the first and the last virtual stage read data, or all of them where attention must know
-    the documents; and of each tensor-parallel group one rank.
+    the documents; and of each tensor-parallel group one rank. Without a `batch_size` every step is
+    a full batch.
     """
     parts = run.layout.num_virtual_stages
     iterators: list[Iterator[Mapping[str, torch.Tensor]] | None] = []
@@ -100,14 +111,15 @@ def data_iterators(
         is_last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
         is_reader = is_first or is_last or run.config.data.reset_attention_mask
         if is_reader and dataset is not None:
-            iterators.append(_part_iterator(run, dataset, consumed_samples))
+            size = batch_size or run.layout.global_batch_size
+            iterators.append(TimedIterator(_part_iterator(run, dataset, consumed_samples, size)))
         else:
             iterators.append(None)
     return iterators
 
 
 def _part_iterator(
-    run: Run, dataset: SampleDataset, consumed_samples: int
+    run: Run, dataset: SampleDataset, consumed_samples: int, batch_size: int | BatchSizeAt
 ) -> Iterator[Mapping[str, torch.Tensor]]:
     training = run.config.training
     source = None
@@ -117,7 +129,7 @@ def _part_iterator(
             micro_batch_size=training.micro_batch_size,
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=run.layout.data_parallel_size,
-            global_batch_size=run.layout.global_batch_size,
+            global_batch_size=batch_size,
             consumed_samples=consumed_samples,
             num_workers=run.config.data.num_workers,
             dataloader_type=run.config.data.dataloader_type,
@@ -138,12 +150,16 @@ def gradients(
     trained: Trained,
     forward_backward: ForwardBackward,
     iterators: Sequence[Iterator[Mapping[str, torch.Tensor]] | None],
+    *,
+    batch_size: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
     """Forward and backward of one step; gradients are final in every part's `main_grad`."""
     for part in trained.parts:
         part.zero_grad_buffer()
     trained.optimizer.zero_grad()
-    return forward_backward_of_step(run, trained, forward_backward, iterators, forward_only=False)
+    return forward_backward_of_step(
+        run, trained, forward_backward, iterators, forward_only=False, batch_size=batch_size
+    )
 
 
 def forward_backward_of_step(
@@ -153,15 +169,19 @@ def forward_backward_of_step(
     iterators: Sequence[Iterator[Mapping[str, torch.Tensor]] | None],
     *,
     forward_only: bool,
+    batch_size: int | None = None,
 ) -> list[dict[str, torch.Tensor]]:
-    """One global batch through the schedule; on the last stage what the loss function logged."""
+    """One global batch through the schedule; on the last stage what the loss function logged.
+
+    Without a `batch_size` it is a full batch.
+    """
     single = len(trained.parts) == 1
     WATCH.clear()
     return forward_backward(
         forward_step_func=forward_step,
         data_iterator=iterators[0] if single else list(iterators),
         model=trained.parts[0] if single else list(trained.parts),
-        num_microbatches=run.layout.num_microbatches,
+        num_microbatches=run.layout.num_microbatches_of(batch_size or run.layout.global_batch_size),
         seq_length=run.config.training.seq_length,
         micro_batch_size=run.config.training.micro_batch_size,
         forward_only=forward_only,
@@ -181,18 +201,29 @@ def train_step(
     trained: Trained,
     forward_backward: ForwardBackward,
     iterators: Sequence[Iterator[Mapping[str, torch.Tensor]] | None],
+    *,
+    batch_size: int | None = None,
 ) -> StepResult:
     """One optimizer step over a global batch."""
-    losses = gradients(run, trained, forward_backward, iterators)
-    is_updated, grad_norm, _ = trained.optimizer.step()
+    batch_size = batch_size or run.layout.global_batch_size
+    clock = PhaseClock()
+    losses = gradients(run, trained, forward_backward, iterators, batch_size=batch_size)
+    clock.mark()
+    is_updated, grad_norm, num_zeros = trained.optimizer.step()
+    clock.mark()
     if run.config.training.check_for_nan_in_loss_and_grad and not run.config.training.fp16:
         check_finite(trained, grad_norm, what="gradient norm")
     if is_updated:
-        trained.scheduler.step(increment=run.layout.global_batch_size)
+        trained.scheduler.step(increment=batch_size)
     loss_sum, num_loss_tokens = log_totals(losses)
+    forward_backward_seconds, optimizer_seconds = clock.seconds()
     return StepResult(
         loss_sum=loss_sum,
         num_loss_tokens=num_loss_tokens,
         grad_norm=None if grad_norm is None else float(grad_norm),
         is_skipped=not is_updated,
+        num_zeros_in_grad=None if num_zeros is None else int(num_zeros),
+        forward_backward_seconds=forward_backward_seconds,
+        optimizer_seconds=optimizer_seconds,
+        data_wait_seconds=sum(each.take_seconds() for each in iterators if isinstance(each, TimedIterator)),
     )

@@ -16,6 +16,8 @@ class TrainingOptions:
     """Samples per microbatch and data-parallel process."""
     global_batch_size: int | None = None
     """Samples per step over all processes; micro batch x data parallelism."""
+    rampup_batch_size: list[int] | None = None
+    """START INCREMENT SAMPLES: samples per step grow from START over the first SAMPLES of them; none."""
     train_iters: int | None = None
     """Steps to train; this or --train-samples must be given."""
     train_samples: int | None = None
@@ -46,8 +48,6 @@ class TrainingOptions:
     """With selective: which parts of a layer; core_attn."""
     check_for_nan_in_loss_and_grad: bool = True
     """End the run at a loss or gradient that is not finite."""
-    log_interval: int = 10
-    """Steps between lines on the terminal."""
     eval_iters: int = 0
     """Batches per validation; 0 for none."""
     eval_interval: int = 1000

@@ -44,7 +44,7 @@ def load(run: Run, trained: Trained, folder: Path, manifest: Manifest) -> int:
     if has_rng:
         set_random_states(loaded["rng"])
     say(f"loaded {folder}, step {manifest.iteration}{', weights alone' * options.finetune}")
-    return 0 if options.finetune else manifest.consumed_samples // run.layout.global_batch_size
+    return 0 if options.finetune else run.layout.batch_sizes.whole_steps_in(manifest.consumed_samples)
 
 
 def _set_scheduler(trained: Trained, num_steps: int) -> None:

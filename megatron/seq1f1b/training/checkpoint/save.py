@@ -162,7 +162,7 @@ def _manifest(run: Run, iteration: int, files: dict[str, int]) -> Manifest:
     return Manifest(
         format=FORMAT,
         iteration=iteration,
-        consumed_samples=iteration * run.layout.global_batch_size,
+        consumed_samples=run.layout.batch_sizes.consumed_after(iteration),
         has_optimizer=not options.no_save_optim,
         has_rng=not options.no_save_rng,
         model=model_of(run),

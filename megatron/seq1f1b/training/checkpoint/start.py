@@ -64,9 +64,10 @@ def _check_position(run: Run, folder: Path, manifest: Manifest) -> None:
     """The checkpoint stands between two steps of this run."""
     if run.config.checkpoint.finetune:
         return
-    batch = run.layout.global_batch_size
-    if manifest.consumed_samples % batch:
+    sizes, consumed = run.layout.batch_sizes, manifest.consumed_samples
+    if sizes.consumed_after(sizes.whole_steps_in(consumed)) != consumed:
+        grown = f" grown from {sizes.start} by {sizes.increment}" if sizes.rampup_samples else ""
         raise ConfigurationError(
-            f"checkpoint {folder} stands after {manifest.consumed_samples} samples, which is no multiple "
-            f"of --global-batch-size {batch}; use the batch size it was trained with, or --finetune"
+            f"checkpoint {folder} stands after {consumed} samples, which is no multiple of "
+            f"--global-batch-size {sizes.full}{grown}; use the batch sizes it was trained with, or --finetune"
         )
