@@ -24,7 +24,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.seq1f1b.attention import ChunkedCoreAttention
 from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.errors import ConfigurationError
-from megatron.seq1f1b.model.flops import ModelDimensions, partition_costs
+from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
 from megatron.seq1f1b.partition import partition
@@ -218,4 +218,16 @@ def _dimensions(config: TransformerConfig) -> ModelDimensions:
         head_dim=config.kv_channels,
         is_gated=config.gated_linear_unit,
         padded_vocab_size=0,
+        experts=_experts(config),
+    )
+
+
+def _experts(config: TransformerConfig) -> Experts | None:
+    if config.num_moe_experts is None:
+        return None
+    return Experts(
+        num_experts=config.num_moe_experts,
+        topk=config.moe_router_topk,
+        ffn_hidden_size=config.moe_ffn_hidden_size,
+        shared_ffn_hidden_size=config.moe_shared_expert_intermediate_size or 0,
     )

@@ -90,12 +90,14 @@ def training_data(run: Run, *, num_samples: int) -> SampleDataset:
 
 def _whole_gradients(run: Run, trained: Trained) -> dict[str, tuple[int, int, bool, torch.Tensor]]:
     """By name: (axis, tensor-parallel rank, whether gate and values are stacked, gradient)."""
-    if parallel_state.get_data_parallel_rank() != 0:
-        return {}
+    replica = parallel_state.get_data_parallel_rank()
+    replica_of_experts = parallel_state.get_expert_data_parallel_rank()
     found = {}
     for part in trained.parts:
         model = get_attr_wrapped_model(part, "decoder", return_model_obj=True)
         for name, parameter in global_parameters(model):
+            if (replica if getattr(parameter, "allreduce", True) else replica_of_experts) != 0:
+                continue
             axis = int(parameter.partition_dim) if getattr(parameter, "tensor_model_parallel", False) else -1
             gated = run.config.model.swiglu and "linear_fc1" in name
             rank = parallel_state.get_tensor_model_parallel_rank()

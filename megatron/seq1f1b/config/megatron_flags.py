@@ -58,8 +58,14 @@ REPLACED: dict[str, str] = {
     "--recompute-activations": "use --recompute-granularity selective",
     "--use-rotary-position-embeddings": "use --position-embedding-type rope",
     "--use-dist-ckpt": "checkpoints always are distributed ones; leave it out",
-    "--num-experts": "mixture of experts is not supported",
-    "--expert-model-parallel-size": "mixture of experts is not supported",
+    "--moe-expert-capacity-factor": "which tokens an expert drops would depend on the chunks; leave it out, "
+    "and no token is dropped",
+    "--moe-pad-expert-input-to-capacity": "experts have no capacity; leave it out",
+    "--moe-grouped-gemm": "its kernels need a GPU that nothing here has run them on; leave it out, and "
+    "experts run one after another",
+    "--moe-layer-freq": "every layer has experts, or none",
+    "--expert-tensor-parallel-size": "experts are sharded as --tensor-model-parallel-size says",
+    "--multi-latent-attention": "chunks keep keys and values and not latents; use --group-query-attention",
     "--fp8-format": "float8 is not supported; use --bf16",
     "--squared-relu": "use GELU (the default) or --swiglu",
     "--use-torch-fsdp2": "use --use-distributed-optimizer",

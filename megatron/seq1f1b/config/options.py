@@ -12,6 +12,7 @@ from megatron.seq1f1b.config.sections.checkpoint import CheckpointOptions
 from megatron.seq1f1b.config.sections.data import DataOptions
 from megatron.seq1f1b.config.sections.dry_run import DryRunOptions
 from megatron.seq1f1b.config.sections.logging import LoggingOptions
+from megatron.seq1f1b.config.sections.experts import ExpertOptions
 from megatron.seq1f1b.config.sections.model import ModelOptions
 from megatron.seq1f1b.config.sections.optimizer import OptimizerOptions
 from megatron.seq1f1b.config.sections.parallel import ParallelOptions
@@ -25,6 +26,7 @@ __all__ = [
     "DataOptions",
     "DryRunOptions",
     "LoggingOptions",
+    "ExpertOptions",
     "ModelOptions",
     "OptimizerOptions",
     "ParallelOptions",
@@ -39,6 +41,7 @@ class Config:
     """All options of a run, by section."""
 
     model: ModelOptions
+    experts: ExpertOptions
     parallel: ParallelOptions
     schedule: ScheduleOptions
     training: TrainingOptions

@@ -15,6 +15,13 @@ _AT_LEAST_ONE = frozenset(
         "ffn_hidden_size",
         "num_attention_heads",
         "num_query_groups",
+        "num_experts",
+        "moe_ffn_hidden_size",
+        "moe_shared_expert_intermediate_size",
+        "moe_router_topk",
+        "moe_router_num_groups",
+        "moe_router_group_topk",
+        "expert_model_parallel_size",
         "kv_channels",
         "rotary_base",
         "max_position_embeddings",
@@ -59,6 +66,8 @@ _AT_LEAST_ZERO = frozenset(
         "lr_warmup_init",
         "min_lr",
         "weight_decay",
+        "moe_aux_loss_coeff",
+        "moe_z_loss_coeff",
         "clip_grad",
         "num_workers",
         "ckpt_step",
@@ -74,6 +83,8 @@ _POSITIVE = frozenset(
         "norm_epsilon",
         "adam_eps",
         "init_method_std",
+        "moe_router_topk_scaling_factor",
+        "moe_router_bias_update_rate",
     }
 )
 _BELOW_ONE = frozenset(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.seq1f1b.config.batch_sizes import BatchSizes, batch_sizes_of
+from megatron.seq1f1b.config.experts import check_experts
 from megatron.seq1f1b.config.layout import UPSTREAM_SCHEDULES, Layout
 from megatron.seq1f1b.config.learning_rate import learning_rate_of
 from megatron.seq1f1b.config.options import (
@@ -40,6 +41,7 @@ def validate(config: Config, *, world_size: int) -> Layout:
     layers = layers_of_virtual_stages(config.model, config.parallel)
     data_parallel_size = _data_parallel_size(config.parallel, world_size)
     batch_sizes = batch_sizes_of(config.training, data_parallel_size=data_parallel_size)
+    check_experts(config, data_parallel_size=data_parallel_size)
     num_virtual_stages = len(layers) // config.parallel.pipeline_model_parallel_size
     train_iters = _train_iters(config.training, batch_sizes)
     layout = Layout(

@@ -15,6 +15,19 @@ BACKWARD_OF_ATTENTION = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
+class Experts:
+    """A layer's mixture of experts in the place of its MLP."""
+
+    num_experts: int
+    topk: int
+    """Experts that a token goes through."""
+    ffn_hidden_size: int
+    """Of one expert."""
+    shared_ffn_hidden_size: int = 0
+    """Of the MLP that every token goes through beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelDimensions:
     """The widths that decide what a token costs."""
 
@@ -26,19 +39,39 @@ class ModelDimensions:
     head_dim: int
     is_gated: bool
     padded_vocab_size: int
+    experts: Experts | None = None
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one layer's matrices: query, key, value, output projection and MLP."""
+        """Parameters of one layer's matrices: query, key, value, output projection and MLP or experts."""
+        if self.experts is None:
+            return self._attention_parameters + self._mlp_parameters(self.ffn_hidden_size)
+        return self._with_experts(self.experts.num_experts)
+
+    @property
+    def active_layer_parameters(self) -> int:
+        """Those of them that a token meets: of the experts, only the ones it goes to."""
+        return self.layer_parameters if self.experts is None else self._with_experts(self.experts.topk)
+
+    def _with_experts(self, number: int) -> int:
+        assert self.experts is not None
+        router = self.hidden_size * self.experts.num_experts
+        width = number * self.experts.ffn_hidden_size + self.experts.shared_ffn_hidden_size
+        return self._attention_parameters + router + self._mlp_parameters(width)
+
+    @property
+    def _attention_parameters(self) -> int:
         query = self.num_query_heads * self.head_dim
         key_value = 2 * self.num_query_groups * self.head_dim
-        attention = self.hidden_size * (2 * query + key_value)
-        return attention + self.hidden_size * self.ffn_hidden_size * (3 if self.is_gated else 2)
+        return self.hidden_size * (2 * query + key_value)
+
+    def _mlp_parameters(self, width: int) -> int:
+        return self.hidden_size * width * (3 if self.is_gated else 2)
 
     @property
     def layer_flops_per_token(self) -> float:
         """Forward of one layer's matrices for one token."""
-        return 2.0 * self.layer_parameters
+        return 2.0 * self.active_layer_parameters
 
     @property
     def layer_flops_per_pair(self) -> float:

@@ -23,6 +23,7 @@ from megatron.seq1f1b.attention import ChunkedCoreAttention
 from megatron.seq1f1b.model.initialization import initialize_weights
 from megatron.seq1f1b.model.norm import Norm
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
+from megatron.seq1f1b.upstream.experts import mend_experts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +129,8 @@ def build_model_part(
         shape: vocabulary, positions, output tying and seed.
         vp_stage: which model part of this rank, None without virtual stages.
     """
+    if config.num_moe_experts is not None:
+        mend_experts()
     num_layers = get_num_layers_to_build(config, vp_stage)
     model = ChunkedGPTModel(
         shape=shape,

@@ -49,10 +49,20 @@ def global_parameters(model: GPTModel) -> Iterator[tuple[str, torch.nn.Parameter
         match = re.match(r"decoder\.layers\.(\d+)\.", name)
         if match:
             layer = model.decoder.layers[int(match.group(1))].layer_number - 1
-            name = f"decoder.layers.{layer}.{name[match.end() :]}"
+            name = f"decoder.layers.{layer}.{_with_global_expert(name[match.end() :], model.config)}"
         elif name == "output_layer.weight" and model.share_embeddings_and_output_weights:
             name = "embedding.word_embeddings.weight"
         yield name, parameter
+
+
+def _with_global_expert(name: str, config: TransformerConfig) -> str:
+    """The name of a layer's parameter, with its expert counted over all processes that share them."""
+    if config.num_moe_experts is None or config.expert_model_parallel_size == 1:
+        return name
+    first = parallel_state.get_expert_model_parallel_rank() * (
+        config.num_moe_experts // config.expert_model_parallel_size
+    )
+    return re.sub(r"local_experts\.(\d+)", lambda match: f"local_experts.{first + int(match[1])}", name)
 
 
 def _draw(name: str, parameter: torch.nn.Parameter, config: TransformerConfig, seed: int) -> torch.Tensor:

@@ -33,6 +33,7 @@ def join(config: Config, layout: Layout) -> None:
         tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
+        expert_model_parallel_size=config.experts.expert_model_parallel_size,
         distributed_timeout_minutes=config.parallel.distributed_timeout_minutes,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(config.training.seed)

@@ -11,7 +11,7 @@ from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.config import Config, DataOptions, Layout, validate
 from megatron.seq1f1b.data import Tokenizer, build_tokenizer, check_data_settings
 from megatron.seq1f1b.data.order import DataloaderType
-from megatron.seq1f1b.model.flops import ModelDimensions, partition_costs
+from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs
 from megatron.seq1f1b.partition import PROFILED, partition
 from megatron.seq1f1b.schedule import Plan
 from megatron.seq1f1b.training.plans import plan_of, read_plan, with_communication
@@ -99,6 +99,19 @@ def model_dimensions(config: Config, layout: Layout, vocab_size: int) -> ModelDi
         head_dim=layout.kv_channels,
         is_gated=config.model.swiglu,
         padded_vocab_size=-(-vocab_size // multiple) * multiple,
+        experts=_experts(config, layout),
+    )
+
+
+def _experts(config: Config, layout: Layout) -> Experts | None:
+    options = config.experts
+    if options.num_experts is None:
+        return None
+    return Experts(
+        num_experts=options.num_experts,
+        topk=options.moe_router_topk,
+        ffn_hidden_size=options.moe_ffn_hidden_size or layout.ffn_hidden_size,
+        shared_ffn_hidden_size=options.moe_shared_expert_intermediate_size or 0,
     )
 
 

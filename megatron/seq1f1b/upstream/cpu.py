@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -39,7 +40,15 @@ def install_cpu_support() -> None:
     _patch_factories()
     _patch_tensor_methods()
     _patch_random_state()
+    _leave_uncompiled()
     _silence_missing_kernels()
+
+
+def _leave_uncompiled() -> None:
+    """jit.py compiles small functions, router.py's among them: minutes with a C++ compiler, or a failure."""
+    from megatron.core import jit
+
+    jit.disable_jit_fuser()
 
 
 def _patch_device() -> None:
@@ -49,6 +58,23 @@ def _patch_device() -> None:
     torch.cuda.synchronize = lambda device=None: None
     torch.cuda.set_device = lambda device: None
     torch.cuda.empty_cache = lambda: None
+    torch.cuda.Stream = _Stream  # type: ignore[assignment, misc]
+    torch.cuda.current_stream = lambda device=None: _Stream()  # type: ignore[assignment, return-value]
+    torch.cuda.stream = lambda stream: nullcontext()  # type: ignore[assignment, return-value]
+
+
+class _Stream:
+    """Work on a CPU is done when its call returns: token_dispatcher.py copies on a stream of its own."""
+
+    def wait_stream(self, stream: object) -> None:
+        """Nothing to wait for."""
+
+    def record_event(self) -> _Stream:
+        """What has been done, which is everything."""
+        return self
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
 
 
 def _on_cpu(factory: Callable[_P, _R]) -> Callable[_P, _R]:

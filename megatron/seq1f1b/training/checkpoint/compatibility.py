@@ -23,6 +23,7 @@ def model_of(run: Run) -> dict[str, Any]:
         "--num-query-groups": run.layout.num_query_groups,
         "--kv-channels": run.layout.kv_channels,
         "--swiglu": model.swiglu,
+        **_experts_of(run),
         "--normalization": model.normalization,
         "--qk-layernorm": model.qk_layernorm,
         "--disable-bias-linear": model.disable_bias_linear,
@@ -33,6 +34,19 @@ def model_of(run: Run) -> dict[str, Any]:
         "--rotary-percent": None if learned else model.rotary_percent,
         "--untie-embeddings-and-output-weights": model.untie_embeddings_and_output_weights,
         "ids of the tokenizer": run.tokenizer.vocab_size,
+    }
+
+
+def _experts_of(run: Run) -> dict[str, Any]:
+    experts, options = run.dimensions.experts, run.config.experts
+    if experts is None:
+        return {"--num-experts": None}
+    return {
+        "--num-experts": experts.num_experts,
+        "--moe-ffn-hidden-size": experts.ffn_hidden_size,
+        "--moe-shared-expert-intermediate-size": experts.shared_ffn_hidden_size,
+        "--moe-router-score-function": options.moe_router_score_function,
+        "--moe-router-enable-expert-bias": options.moe_router_enable_expert_bias,
     }
 
 
