@@ -1,7 +1,8 @@
 """Mixture of experts in chunks against one process and one chunk of Megatron-Core's own function.
 
 In float64; with tensor parallelism the vocabulary-parallel loss computes in float32, and sigmoid
-scores always are. The auxiliary losses of chunks, added up, would make routers' gradients differ by 2e-1 here.
+scores always are. The auxiliary losses of chunks, added up, would make routers' gradients differ by
+2e-1 here.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Mixture of experts: combinations refused with their numbers.
 
 What looks at all tokens of a forward at once (capacity, sinkhorn, a running balance over the global
-batch) would depend on how sequences are cut, and is refused with more than one chunk. Auxiliary
-losses are those of whole sequences whatever the chunks: `upstream/auxiliary_losses.py`.
+batch) would depend on how sequences are cut, and has no flag here. Auxiliary losses are those of
+whole sequences whatever the chunks: `upstream/auxiliary_losses.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from megatron.seq1f1b.config.options import Config
 from megatron.seq1f1b.config.sections.experts import ExpertOptions
@@ -22,18 +23,20 @@ def check_experts(config: Config, *, data_parallel_size: int) -> None:
     """
     experts = config.experts
     if experts.num_experts is None:
-        _refuse_without_experts(experts)
+        _refuse_without_experts(experts, config.training.recompute_modules)
         return
     for reason, applies in {
         **_routing(experts),
-        **_balancing(experts, num_chunks=config.schedule.pipe_sp_splits),
         **_layout(config, experts, data_parallel_size),
     }.items():
         if applies:
             raise ConfigurationError(reason)
 
 
-def _refuse_without_experts(experts: ExpertOptions) -> None:
+def _refuse_without_experts(experts: ExpertOptions, recompute_modules: Sequence[str]) -> None:
+    for module in recompute_modules:
+        if module in ("moe", "shared_experts"):
+            raise ConfigurationError(f"--recompute-modules {module} needs --num-experts")
     for option in dataclasses.fields(experts):
         if getattr(experts, option.name) != option.default:
             flag = "--" + option.name.replace("_", "-")
@@ -44,14 +47,12 @@ def _routing(experts: ExpertOptions) -> dict[str, bool]:
     number, topk = experts.num_experts or 0, experts.moe_router_topk
     groups, group_topk = experts.moe_router_num_groups, experts.moe_router_group_topk
     is_softmax = experts.moe_router_score_function == "softmax"
+    coefficient = experts.moe_aux_loss_coeff
     return {
         f"--moe-router-topk {topk} is more than --num-experts {number}; use at most that": topk > number,
         "--moe-router-topk 1 with softmax scores gives every token the score 1, which teaches the router "
         "nothing; add --moe-router-pre-softmax": (
-            topk == 1
-            and is_softmax
-            and not experts.moe_router_pre_softmax
-            and experts.moe_router_load_balancing_type != "sinkhorn"
+            topk == 1 and is_softmax and not experts.moe_router_pre_softmax
         ),
         f"--moe-router-topk-scaling-factor {experts.moe_router_topk_scaling_factor} changes nothing with a "
         "softmax over the chosen experts; add --moe-router-pre-softmax": (
@@ -71,22 +72,12 @@ def _routing(experts: ExpertOptions) -> dict[str, bool]:
             and group_topk is not None
             and (group_topk > groups or topk % group_topk != 0 or group_topk * (number // groups) < topk)
         ),
+        f"--moe-aux-loss-coeff {coefficient} is of an auxiliary loss, and --moe-router-load-balancing-type "
+        "none has none; leave one out": (
+            coefficient > 0 and experts.moe_router_load_balancing_type == "none"
+        ),
         "--moe-router-enable-expert-bias needs --moe-router-score-function sigmoid": (
             experts.moe_router_enable_expert_bias and is_softmax
-        ),
-    }
-
-
-def _balancing(experts: ExpertOptions, *, num_chunks: int) -> dict[str, bool]:
-    kind, coefficient = experts.moe_router_load_balancing_type, experts.moe_aux_loss_coeff
-    return {
-        f"--moe-aux-loss-coeff {coefficient} is of an auxiliary loss, and "
-        f"--moe-router-load-balancing-type {kind} has none; leave one out": (
-            coefficient > 0 and kind in ("sinkhorn", "none")
-        ),
-        f"--moe-router-load-balancing-type {kind} looks at all tokens of a forward, so that routing would "
-        f"depend on --pipe-sp-splits {num_chunks}; use aux_loss or seq_aux_loss, or 1 chunk": (
-            kind in ("sinkhorn", "global_aux_loss") and num_chunks > 1
         ),
     }
 
@@ -105,6 +96,10 @@ def _layout(config: Config, experts: ExpertOptions, data_parallel_size: int) -> 
         "would route all tokens": tp > 1 and not parallel.sequence_parallel,
         "--num-experts needs --disable-bias-linear: Megatron-Core's experts cannot add biases to what "
         "autograd has seen": not config.model.disable_bias_linear,
+        "--recompute-modules shared_experts needs --moe-shared-expert-intermediate-size": (
+            "shared_experts" in config.training.recompute_modules
+            and experts.moe_shared_expert_intermediate_size is None
+        ),
         "--recompute-modules mlp is of layers without experts; use moe": (
             "mlp" in config.training.recompute_modules
         ),

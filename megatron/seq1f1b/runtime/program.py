@@ -19,6 +19,7 @@ from megatron.seq1f1b.runtime.loss import ForwardStep, LossFunction, SequenceLos
 from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches
 from megatron.seq1f1b.runtime.model_inputs import ChunkParams, ModelInputs
 from megatron.seq1f1b.schedule import ActionKind, Plan
+from megatron.seq1f1b.upstream.auxiliary_losses import AuxiliaryLosses
 from megatron.seq1f1b.upstream.split_linear import WeightGradients, split_backward
 from megatron.seq1f1b.upstream.step import (
     check_first_val_step,
@@ -90,10 +91,12 @@ class MegatronProgram:
         self._is_split = any(action.kind is ActionKind.W for action in plan.actions[rank])
         self._weight_gradients = WeightGradients()
         self._gradient_sync = GradientSync(parts, plan, rank, self._config)
+        self._auxiliary_losses = AuxiliaryLosses(parts, chunks, num_microbatches=plan.num_microbatches)
 
     def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
         """The stage's output; on the last virtual stage the loss is computed after the last chunk."""
         self._gradient_sync.before_forward(unit)
+        self._auxiliary_losses.enter(unit)
         part = self._plan.model_part_of(unit.virtual_stage)
         model = self._parts[part]
         loss_functions: list[LossFunction] = []
@@ -171,6 +174,7 @@ class MegatronProgram:
             # A loss function may hold parameters too: while reduction is still held back.
             self.losses.start_backward(unit.microbatch)
         self._gradient_sync.before_backward(unit)
+        self._auxiliary_losses.enter_backward(unit)
         if output_grad is None:
             torch.autograd.backward(output, self.losses.grad_of(unit.microbatch, unit.chunk))
         else:
@@ -185,6 +189,8 @@ class MegatronProgram:
         with ExitStack() as stack:
             stack.enter_context(self._inputs.installed())
             stack.enter_context(self._gradient_sync.active())
+            if not self._plan.forward_only:
+                stack.enter_context(self._auxiliary_losses.installed())
             if self._is_split:
                 stack.enter_context(split_backward(self._parts, self._weight_gradients))
             yield
@@ -194,3 +200,4 @@ class MegatronProgram:
         last = self._chunks[-1].index if self._plan.forward_only else 0
         if unit.chunk == last:
             self._prefix_states.release(unit)
+            self._auxiliary_losses.release(unit)

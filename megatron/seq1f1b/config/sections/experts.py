@@ -18,10 +18,8 @@ class ExpertOptions:
     """Width of an MLP that every token goes through beside its experts; none."""
     moe_router_topk: int = 2
     """Experts that a token goes to."""
-    moe_router_load_balancing_type: Literal[
-        "aux_loss", "seq_aux_loss", "global_aux_loss", "sinkhorn", "none"
-    ] = "aux_loss"
-    """Balance by an auxiliary loss over a microbatch, each sequence or the global batch, or by sinkhorn."""
+    moe_router_load_balancing_type: Literal["aux_loss", "seq_aux_loss", "none"] = "aux_loss"
+    """Over what the auxiliary loss balances experts: a microbatch, or each sequence."""
     moe_aux_loss_coeff: float = 0.0
     """Weight of the auxiliary loss; 1e-2 is usual."""
     moe_z_loss_coeff: float | None = None
