@@ -6,6 +6,7 @@ from typing import Protocol
 
 from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.config import Config, Layout
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import ModelDimensions
 from megatron.seq1f1b.model.memory import ModelMemory, Recompute
 from megatron.seq1f1b.planning.estimate import estimate
@@ -60,7 +61,16 @@ def estimate_run(run: RunLike) -> MemoryReport:
 
 
 def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> ModelMemory:
-    """The model on one rank of a run."""
+    """The model on one rank of a run.
+
+    Raises:
+        ConfigurationError: a model with experts, whose memory depends on where routers send tokens.
+    """
+    if dimensions.experts is not None:
+        raise ConfigurationError(
+            f"memory is not estimated for --num-experts {dimensions.experts.num_experts}: it depends on "
+            "where routers send tokens; metrics.jsonl of a short run has the peak of every stage"
+        )
     model, parallel = config.model, config.parallel
     is_rotary = model.position_embedding_type == "rope"
     return ModelMemory(

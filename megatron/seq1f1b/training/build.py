@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def transformer_config(run: Run, dtype: torch.dtype) -> TransformerConfig:
     with warnings.catch_warnings():
         # Advice for Transformer Engine's attention, which is not used here.
         warnings.filterwarnings("ignore", message="If you are using transformer_engine as")
-        return TransformerConfig(**_model_fields(run), **_parallel_fields(run, dtype))
+        return TransformerConfig(**_model_fields(run), **_expert_fields(run), **_parallel_fields(run, dtype))
 
 
 def _model_fields(run: Run) -> dict[str, Any]:
@@ -107,6 +108,16 @@ def _model_fields(run: Run) -> dict[str, Any]:
         "output_layer_init_method": _leave_as_is,
         "embedding_init_method": _leave_as_is,
     }
+
+
+def _expert_fields(run: Run) -> dict[str, Any]:
+    """The experts of every layer; nothing where each has one MLP."""
+    options = dataclasses.asdict(run.config.experts)
+    num_experts = options.pop("num_experts")
+    if num_experts is None:
+        return {}
+    width = options.pop("moe_ffn_hidden_size") or run.layout.ffn_hidden_size
+    return {"num_moe_experts": num_experts, "moe_ffn_hidden_size": width, **options}
 
 
 def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:
