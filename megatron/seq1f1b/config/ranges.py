@@ -49,6 +49,7 @@ _AT_LEAST_ONE = frozenset(
         "keep_latest",
         "loss_scale_window",
         "hysteresis",
+        "timeline",
         "exit_interval",
         "exit_duration_in_mins",
         "world_size",

@@ -12,6 +12,7 @@ from megatron.seq1f1b.config.batch_sizes import BatchSizes, batch_sizes_of
 from megatron.seq1f1b.config.experts import check_experts
 from megatron.seq1f1b.config.layout import UPSTREAM_SCHEDULES, Layout
 from megatron.seq1f1b.config.learning_rate import learning_rate_of
+from megatron.seq1f1b.config.observing import check_observing
 from megatron.seq1f1b.config.options import (
     Config,
     DryRunOptions,
@@ -44,6 +45,7 @@ def validate(config: Config, *, world_size: int) -> Layout:
     check_experts(config, data_parallel_size=data_parallel_size)
     num_virtual_stages = len(layers) // config.parallel.pipeline_model_parallel_size
     train_iters = _train_iters(config.training, batch_sizes)
+    check_observing(config.run, train_iters=train_iters)
     layout = Layout(
         schedule=_schedule(config, num_virtual_stages),
         world_size=world_size,

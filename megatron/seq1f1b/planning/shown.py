@@ -14,7 +14,7 @@ from megatron.seq1f1b.planning.devices import Device
 from megatron.seq1f1b.planning.estimate import estimate
 from megatron.seq1f1b.planning.memory_report import GIB, MemoryReport
 from megatron.seq1f1b.planning.models import NamedModel
-from megatron.seq1f1b.planning.timeline import Panel, caption_of
+from megatron.seq1f1b.planning.timeline import Panel, caption_of, describe
 from megatron.seq1f1b.schedule import Plan, Simulation, add_communication, plan_to_grid, simulate, unit_costs
 
 
@@ -85,12 +85,9 @@ class Shown:
             labels = [f"{each:.1f} GiB" for each in gib]
             worst = max(range(len(gib)), key=lambda stage: gib[stage])
             caption = caption_of(self.simulation, memory=f"{gib[worst]:.1f} GiB", worst_stage=worst)
-        plan = self.plan
-        title = f"{plan.name}: {plan.num_stages} stages, {plan.num_microbatches} microbatches"
-        title += f", {plan.num_chunks} chunk{'s' if plan.num_chunks > 1 else ''}"
-        if plan.num_virtual_stages > 1:
-            title += f", {plan.num_virtual_stages} virtual stages"
-        return Panel(title=title, simulation=self.simulation, stage_labels=labels, caption=caption)
+        return Panel(
+            title=describe(self.plan), simulation=self.simulation, stage_labels=labels, caption=caption
+        )
 
 
 def show_units(plan: Plan, *, forward_seconds: float, backward_seconds: float, costs: str) -> Shown:

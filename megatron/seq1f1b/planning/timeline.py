@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron.seq1f1b.planning.drawing import Box, Drawing, Word
-from megatron.seq1f1b.schedule import Action, ActionKind, Simulation
+from megatron.seq1f1b.schedule import Action, ActionKind, Plan, Simulation
 
 MARGIN, LEFT, RIGHT = 14.0, 66.0, 96.0
 ROW, GAP, HEADING = 26.0, 4.0, 46.0
@@ -49,6 +49,13 @@ class Panel:
     stage_labels: Sequence[str]
     """What stands right of each row, for instance its peak memory."""
     caption: str
+
+
+def describe(plan: Plan) -> str:
+    """The plan's name and counts."""
+    text = f"{plan.name}, {plan.num_stages} stages, {plan.num_microbatches} microbatches"
+    text += f", {plan.num_chunks} chunk{'s' if plan.num_chunks > 1 else ''}"
+    return text + (f", {plan.num_virtual_stages} virtual stages" if plan.num_virtual_stages > 1 else "")
 
 
 def caption_of(simulation: Simulation, *, memory: str | None = None, worst_stage: int = 0) -> str:

@@ -22,6 +22,7 @@ from megatron.seq1f1b.training.run_files import open_run
 from megatron.seq1f1b.training.samples import sample_counts
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
 from megatron.seq1f1b.training.stop import Stop, StopRequests
+from megatron.seq1f1b.training.timeline import Timeline
 
 _COMPARED_STEPS = 6
 """After so many steps a predicted step time is compared with those after the first."""
@@ -38,6 +39,7 @@ class Loop:
         self._run_dir = run_dir
         self._first = iteration + 1
         self._forward_backward = make_forward_backward(run)
+        self._timeline = Timeline(run, trained, self._forward_backward, first=self._first, run_dir=run_dir)
         is_over = iteration >= run.layout.train_iters
         self._training_data = data_iterators(
             run,
@@ -74,6 +76,7 @@ class Loop:
         return stop
 
     def _close(self, stop: Stop | None) -> None:
+        self._timeline.close()
         last = self._run.layout.train_iters if stop is None else stop.iteration
         ending = "" if stop is None else f", stopped by {stop.reason}"
         if self._log is not None:
@@ -85,6 +88,7 @@ class Loop:
     def _step(self, iteration: int) -> StepMetrics:
         layout = self._run.layout
         batch_size = layout.batch_sizes.of_step(iteration)
+        self._timeline.before(iteration, num_microbatches=layout.num_microbatches_of(batch_size))
         started_at = time.perf_counter()
         optimizer = self._trained.optimizer
         learning_rate, loss_scale = float(optimizer.param_groups[0]["lr"]), float(optimizer.get_loss_scale())
@@ -105,6 +109,7 @@ class Loop:
             loss_scale=loss_scale,
             param_norm=parameter_norm(self._trained) if is_normed else None,
         )
+        metrics = dataclasses.replace(metrics, bubble_fraction=self._timeline.after(iteration))
         if self._run.config.training.check_for_nan_in_loss_and_grad and not self._run.config.training.fp16:
             check_finite(self._trained, metrics.lm_loss, what=f"loss of iteration {iteration}")
         return metrics

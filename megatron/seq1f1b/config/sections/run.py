@@ -1,4 +1,4 @@
-"""Where a run writes, and when it ends early."""
+"""Where a run writes, what it measures and checks of itself, and when it ends early."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Run: where its files go, and when it ends early."""
+    """Run: where its files go, what it checks of itself, and when it ends early."""
 
     run_dir: str | None = None
     """Folder of the resolved configuration and metrics.jsonl; a new one below runs/."""
+    timeline: int | None = None
+    """Time every action of so many steps after the first two; timeline.json and .svg in --run-dir."""
     exit_interval: int | None = None
     """Save and end after a step that is a multiple of this."""
     exit_duration_in_mins: int | None = None
