@@ -5,10 +5,11 @@
 
 By default the model of 30 billion parameters on 64 GPUs: tensor parallelism 8 with sequence
 parallelism, 8 stages, 16 microbatches of one sequence of 64K tokens in 4 chunks, no recomputation.
-Flags of pretrain_gpt.py behind `--` change the run. One JSON object: seconds of the command as its user
-starts it (one process per processor) and of all its processes together, the memory of the largest of
-them, the worst stage's peak, and the largest relative difference of a stage's closed form from it. --longest prints for each schedule the longest sequence, in K tokens, whose
-closed form stays below --memory-gb, with what the dry run says of it.
+Flags of pretrain_gpt.py behind `--` change the run. Prints one JSON object: seconds of the command as
+its user starts it (one process per processor) and of all its processes together, the memory of the
+largest of them, the worst stage's peak, and the largest relative difference of a stage's closed form
+from it. --longest prints for each schedule the longest sequence, in K tokens, whose closed form stays
+below --memory-gb, with what the dry run says of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -30,13 +32,13 @@ from megatron.seq1f1b.planning.from_run import estimate_run
 from megatron.seq1f1b.training.dry_run import world_size_of
 from megatron.seq1f1b.training.prepare import prepare
 
-MODEL = (
+MODEL = shlex.split(
     "--num-layers 64 --hidden-size 6144 --num-attention-heads 64 --position-embedding-type rope "
     "--untie-embeddings-and-output-weights --bf16 --seq-length 65536 --micro-batch-size 1 "
     "--global-batch-size 16 --train-iters 1 --lr 1e-4 --mock-data --tokenizer-type NullTokenizer "
     "--vocab-size 50256 --tensor-model-parallel-size 8 --sequence-parallel "
     "--pipeline-model-parallel-size 8 --pipe-sp-splits 4 --world-size 64"
-).split()
+)
 VIRTUAL = ("--num-virtual-stages-per-pipeline-rank", "2")
 SCHEDULES = {
     "1f1b": ("--pipe-sp-splits", "1"),

@@ -80,6 +80,7 @@ def _device(path: Path, values: object) -> Device:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             is_right = is_number and math.isfinite(value) and value >= 0
             is_right = is_right and (value > 0 or field.name.endswith("_seconds") or "half" in field.name)
+            is_right = is_right and (field.type != "int" or value == int(value))
         if not is_right:
             raise ConfigurationError(f"device profile {path}: {field.name} {value!r} is impossible")
     return Device(**values)

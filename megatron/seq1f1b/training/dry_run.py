@@ -91,9 +91,10 @@ def rehearse(run: Run) -> MemoryReport:
 
 
 def _verdict(run: Run) -> str:
-    layout, parallel = run.layout, run.config.parallel
+    layout, parallel, chunks = run.layout, run.config.parallel, run.config.schedule.pipe_sp_splits
     return (
-        f"this run would start: {layout.world_size} processes, tensor {parallel.tensor_model_parallel_size} x "
-        f"pipeline {parallel.pipeline_model_parallel_size} x data {layout.data_parallel_size}; schedule "
-        f"{layout.schedule}, {run.config.schedule.pipe_sp_splits} chunks, {layout.num_microbatches} microbatches"
+        f"this run would start: {layout.world_size} processes, tensor "
+        f"{parallel.tensor_model_parallel_size} x pipeline {parallel.pipeline_model_parallel_size} x data "
+        f"{layout.data_parallel_size}; schedule {layout.schedule}, {chunks} "
+        f"chunk{'s' * (chunks > 1)}, {layout.num_microbatches} microbatches"
     )
