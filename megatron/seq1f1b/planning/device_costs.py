@@ -8,8 +8,8 @@ the ranks of one stage fill a node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.model.flops import (
@@ -21,7 +21,8 @@ from megatron.seq1f1b.model.flops import (
 )
 from megatron.seq1f1b.model.memory import GRADIENT_BYTES, ModelMemory, Recompute
 from megatron.seq1f1b.planning.devices import Device
-from megatron.seq1f1b.schedule import Costs, Plan
+from megatron.seq1f1b.planning.stage_costs import CostOfChunk, stage_costs
+from megatron.seq1f1b.schedule import Costs
 
 TRAFFIC_PER_SAVED_BYTE = 3.0
 """What lies between matrix products is written once, and read about twice, in each direction."""
@@ -36,30 +37,25 @@ class DeviceCosts:
     micro_batch_size: int = 1
     data_parallel: int = 1
 
-    def costs(self, plan: Plan, boundaries: Boundaries, *, layers_of_virtual_stages: Sequence[int]) -> Costs:
+    def costs(self, boundaries: Boundaries, *, layers_of_virtual_stages: Sequence[int]) -> Costs:
         """The simulator's tables; the last virtual stage also has the head."""
-        chunks, last = chunks_from(boundaries), plan.last_virtual_stage
-
-        def table(of_layer: Callable[[Chunk], float], of_head: Callable[[Chunk], float]) -> list[list[float]]:
-            layer, head = [of_layer(chunk) for chunk in chunks], [of_head(chunk) for chunk in chunks]
-            return [
-                [
-                    layers * one + (rest if stage == last else 0.0)
-                    for one, rest in zip(layer, head, strict=True)
-                ]
-                for stage, layers in enumerate(layers_of_virtual_stages)
-            ]
-
-        return Costs(
-            forward_seconds=table(self.forward_seconds, self.head_seconds),
-            backward_seconds=table(
-                self.backward_seconds, lambda chunk: BACKWARD_OF_LINEAR * self.head_seconds(chunk)
+        chunks = chunks_from(boundaries)
+        costs = stage_costs(
+            chunks,
+            layers_of_virtual_stages,
+            layer=CostOfChunk(
+                forward=self.forward_seconds,
+                backward=self.backward_seconds,
+                weight_grad=self._matrix_seconds,
             ),
-            input_grad_seconds=table(
-                lambda chunk: self.backward_seconds(chunk) - self._matrix_seconds(chunk), self.head_seconds
+            head=CostOfChunk(
+                forward=self.head_seconds,
+                backward=lambda chunk: BACKWARD_OF_LINEAR * self.head_seconds(chunk),
+                weight_grad=self.head_seconds,
             ),
-            weight_grad_seconds=table(self._matrix_seconds, self.head_seconds),
-            token_shares=[chunk.length / chunks[-1].stop for chunk in chunks],
+        )
+        return replace(
+            costs,
             message_bytes=[self._tokens(chunk) * self.memory.message_bytes_per_token() for chunk in chunks],
             bandwidth_bytes_per_second=self._stage_bandwidth(),
             latency_seconds=self.device.latency_seconds,

@@ -19,10 +19,10 @@ from megatron.seq1f1b.planning.device_costs import DeviceCosts
 from megatron.seq1f1b.planning.estimate import estimate
 from megatron.seq1f1b.schedule import (
     Plan,
-    add_communication,
     bubble_formula,
     make_plan,
     simulate,
+    with_communication,
 )
 
 NUM_SIMULATED = 80
@@ -184,21 +184,22 @@ def _step(
         quanta = (microbatches - few) / quantum
         return first + quanta * (first - fewer), busy + quanta * (busy - less_busy)
     sending = _plan(candidate, microbatches)
-    tables = costs.costs(sending, _boundaries(problem, candidate), layers_of_virtual_stages=candidate.layers)
+    tables = costs.costs(_boundaries(problem, candidate), layers_of_virtual_stages=candidate.layers)
     simulation = simulate(sending, tables)
     busy = simulation.makespan_seconds * (1.0 - simulation.bubble_fraction)
     return simulation.makespan_seconds, busy
 
 
 def _plan(candidate: Candidate, microbatches: int) -> Plan:
-    plan = make_plan(
-        candidate.schedule,
-        stages=candidate.stages,
-        microbatches=microbatches,
-        chunks=candidate.chunks,
-        virtual_stages=candidate.virtual_stages,
+    return with_communication(
+        make_plan(
+            candidate.schedule,
+            stages=candidate.stages,
+            microbatches=microbatches,
+            chunks=candidate.chunks,
+            virtual_stages=candidate.virtual_stages,
+        )
     )
-    return add_communication(plan) if candidate.stages > 1 else plan
 
 
 def _impossible(problem: Problem) -> str:

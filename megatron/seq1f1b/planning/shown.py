@@ -15,7 +15,14 @@ from megatron.seq1f1b.planning.estimate import estimate
 from megatron.seq1f1b.planning.memory_report import GIB, MemoryReport
 from megatron.seq1f1b.planning.models import NamedModel
 from megatron.seq1f1b.planning.timeline import Panel, caption_of, describe
-from megatron.seq1f1b.schedule import Plan, Simulation, add_communication, plan_to_grid, simulate, unit_costs
+from megatron.seq1f1b.schedule import (
+    Plan,
+    Simulation,
+    plan_to_grid,
+    simulate,
+    unit_costs,
+    with_communication,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,10 +131,8 @@ def show_model(
         linear_cost=linear_cost,
         attention_cost=attention_cost,
     )
-    sending = plan if plan.has_communication or plan.num_stages == 1 else add_communication(plan)
-    costs = DeviceCosts(device=device, memory=memory).costs(
-        sending, boundaries, layers_of_virtual_stages=layers
-    )
+    sending = with_communication(plan)
+    costs = DeviceCosts(device=device, memory=memory).costs(boundaries, layers_of_virtual_stages=layers)
     return Shown(
         plan=plan,
         simulation=simulate(sending, costs),

@@ -14,6 +14,7 @@ from megatron.seq1f1b.schedule.communication import (
     receive_before,
     receive_of,
     send_after,
+    with_communication,
 )
 from megatron.seq1f1b.schedule.costs import Costs, unit_costs
 from megatron.seq1f1b.schedule.dependencies import Dependencies, dependencies_of
@@ -50,4 +51,5 @@ __all__ = [
     "simulate",
     "unit_costs",
     "validate_plan",
+    "with_communication",
 ]

@@ -87,6 +87,15 @@ def channel_of(action: Action, plan: Plan) -> Channel:
     return Channel(plan.rank_of(virtual_stage + 1), here, False)
 
 
+def with_communication(plan: Plan) -> Plan:
+    """The plan as an executor wants it: with its messages, where there is more than one rank.
+
+    Raises:
+        PlanError: as `add_communication` does.
+    """
+    return plan if plan.num_stages == 1 or plan.has_communication else add_communication(plan)
+
+
 def add_communication(plan: Plan, *, receive_ahead: int = 2) -> Plan:
     """The same plan with a send after every producer and a receive ahead of every consumer.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from megatron.seq1f1b.chunk import chunks_from
 from megatron.seq1f1b.config import TrainingOptions
-from megatron.seq1f1b.model.flops import ModelDimensions, backward_flops, forward_flops
-from megatron.seq1f1b.schedule import Costs, Plan, simulate
+from megatron.seq1f1b.planning.stage_costs import flop_costs
+from megatron.seq1f1b.schedule import simulate
 from megatron.seq1f1b.training.prepare import Run
 
 
@@ -48,48 +48,7 @@ def banner(run: Run, *, num_parameters: int, device: str, adam: str) -> str:
 def predicted_bubble(run: Run) -> float:
     """Idle share of a step that the simulator predicts from FLOPs, messages for nothing."""
     plan = run.compute_plan(run.layout.num_microbatches, False)
-    return simulate(plan, flop_costs(run, plan)).bubble_fraction
-
-
-def flop_costs(run: Run, plan: Plan) -> Costs:
-    """The simulator's costs in FLOPs; the last virtual stage also has the head."""
-    chunks = chunks_from(run.boundaries)
-    head = [0.0] * (plan.num_all_virtual_stages - 1) + [run.dimensions.head_flops_per_token]
-
-    def table(of_layer: str) -> list[list[float]]:
-        return [
-            [
-                layers * _LAYER[of_layer](run.dimensions, chunk.start, chunk.stop)
-                + _HEAD[of_layer] * head_flops * chunk.length
-                for chunk in chunks
-            ]
-            for layers, head_flops in zip(run.layout.layers_of_virtual_stages, head, strict=True)
-        ]
-
-    return Costs(
-        forward_seconds=table("F"),
-        backward_seconds=table("B"),
-        input_grad_seconds=table("I"),
-        weight_grad_seconds=table("W"),
-        token_shares=[chunk.length / chunks[-1].stop for chunk in chunks],
-    )
-
-
-def _weight_grad_flops(dimensions: ModelDimensions, start: int, stop: int) -> float:
-    return (stop - start) * dimensions.layer_flops_per_token
-
-
-def _input_grad_flops(dimensions: ModelDimensions, start: int, stop: int) -> float:
-    return backward_flops(dimensions, start, stop) - _weight_grad_flops(dimensions, start, stop)
-
-
-_LAYER = {
-    "F": forward_flops,
-    "B": backward_flops,
-    "I": _input_grad_flops,
-    "W": _weight_grad_flops,
-}
-_HEAD = {"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0}
+    return simulate(plan, flop_costs(run)).bubble_fraction
 
 
 def _precision(training: TrainingOptions) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megatron.seq1f1b.config import Config, Layout
 from megatron.seq1f1b.errors import ConfigurationError
-from megatron.seq1f1b.schedule import Plan, add_communication, make_plan, plan_from_csv
+from megatron.seq1f1b.schedule import Plan, make_plan, plan_from_csv
 
 _ANY_VIRTUAL_STAGES = "seq1f1b-interleaved"
 
@@ -48,11 +48,6 @@ def plan_of(
         forward_only=forward_only,
         max_pending_weight_grads=config.schedule.zero_bubble_max_pending_weight_grads,
     )
-
-
-def with_communication(plan: Plan) -> Plan:
-    """The plan as the executor wants it."""
-    return plan if plan.num_stages == 1 or plan.has_communication else add_communication(plan)
 
 
 def _check_counts(plan: Plan, config: Config, layout: Layout) -> None:

@@ -13,8 +13,8 @@ from megatron.seq1f1b.data import Tokenizer, build_tokenizer, check_data_setting
 from megatron.seq1f1b.data.order import DataloaderType
 from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs
 from megatron.seq1f1b.partition import PROFILED, partition
-from megatron.seq1f1b.schedule import Plan
-from megatron.seq1f1b.training.plans import plan_of, read_plan, with_communication
+from megatron.seq1f1b.schedule import Plan, with_communication
+from megatron.seq1f1b.training.plans import plan_of, read_plan
 from megatron.seq1f1b.training.reporting.checks import check_writers
 from megatron.seq1f1b.training.samples import data_settings, sample_counts
 

@@ -21,6 +21,7 @@ from megatron.seq1f1b.chunk import chunks_from
 from megatron.seq1f1b.config.observing import TIMELINE_WARMUP_STEPS
 from megatron.seq1f1b.planning.drawing import to_svg
 from megatron.seq1f1b.planning.measured import MeasuredPipeline, scaled
+from megatron.seq1f1b.planning.stage_costs import flop_costs
 from megatron.seq1f1b.planning.timeline import Panel, describe, draw
 from megatron.seq1f1b.planning.trace import MeasuredTrace
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
@@ -28,7 +29,6 @@ from megatron.seq1f1b.runtime.clock_offsets import ClockOffset, clock_offsets
 from megatron.seq1f1b.runtime.recorder import MOMENTS, ActionRecorder, DeviceClock, HostClock
 from megatron.seq1f1b.runtime.upstream_timers import ObservedTimers
 from megatron.seq1f1b.schedule import Plan, Simulation, simulate
-from megatron.seq1f1b.training.banner import flop_costs
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run
@@ -141,7 +141,7 @@ class Timeline:
     def _from_flops(self, step: TimedStep) -> Simulation:
         plan = step.measured.plan
         busy = sum((1.0 - bubble) for bubble in step.measured.bubble_fraction_per_stage)
-        return scaled(simulate(plan, flop_costs(self._run, plan)), busy * step.measured.makespan_seconds)
+        return scaled(simulate(plan, flop_costs(self._run)), busy * step.measured.makespan_seconds)
 
     def _report(self) -> str:
         steps, usual = self._steps, self._usual_step()
