@@ -27,6 +27,7 @@ EXCEPTION = re.compile(
 BROKEN_CONNECTION = re.compile(
     r"Connection (closed|reset|refused)|Broken pipe|NCCL.*remote|DistBackendError", re.I
 )
+AFTERMATH = re.compile(r"ChildFailedError|SignalException")
 SIGNAL = re.compile(r"Signal (\d+) \((\w+)\)")
 MAX_LENGTH = 400
 
@@ -40,29 +41,27 @@ class Failure:
 
 
 def explain(run_dir: Path) -> Failure:
-    """The first cause that the run's logs name; only of its last start."""
+    """The first cause that the run's logs name; only of its last start.
+
+    That connections broke is what the others say of a process that has gone: it counts least.
+    """
     lines = list(_lines(run_dir))
     for line in lines:
         if OUT_OF_MEMORY.search(line):
             return Failure(kind="out of memory", reason=_short(line))
     for line in lines:
-        if found := OUR_WORD.search(line):
-            is_refusal = found[1] is None
-            return Failure(
-                kind="refused" if is_refusal else "crashed", reason=_short("".join(found.groups("")))
-            )
+        if (found := OUR_WORD.search(line)) and found[1] is None:
+            return Failure(kind="refused", reason=_short(found[2]))
     if any(NOT_JOINED.search(line) for line in lines):
         return Failure(kind="not joined", reason=_rendezvous(run_dir))
-    raised = [
-        found[1] for line in lines if (found := EXCEPTION.search(line)) and "ChildFailedError" not in line
-    ]
-    causes = [text for text in raised if not BROKEN_CONNECTION.search(text)]
-    signals = [f"a process was ended by {found[2]}" for line in lines if (found := SIGNAL.search(line))]
-    reasons = [*causes, *(text for text in signals if "SIGTERM" not in text), *raised, *signals]
-    if any("SIGKILL" in text for text in signals) and not causes:
-        return Failure(
-            kind="crashed", reason="a process was killed (SIGKILL): by hand, or for want of memory"
-        )
+    said = [found[1] + found[2] for line in lines if (found := OUR_WORD.search(line)) and found[1]]
+    raised = [found[1] for line in lines if (found := EXCEPTION.search(line)) and not AFTERMATH.search(line)]
+    signals = [found[2] for line in lines if (found := SIGNAL.search(line))]
+    causes = [text for text in (*said, *raised) if not BROKEN_CONNECTION.search(text)]
+    if "SIGKILL" in signals and not causes:
+        causes = ["a process was killed (SIGKILL): by hand, or for want of memory"]
+    ended = [f"a process was ended by {name}" for name in signals]
+    reasons = [*causes, *(text for text in ended if "SIGTERM" not in text), *said, *raised, *ended]
     return Failure(kind="crashed", reason=_short(reasons[0]) if reasons else "no process said why")
 
 

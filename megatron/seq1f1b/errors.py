@@ -13,6 +13,14 @@ class ConfigurationError(Seq1F1BError, ValueError):
     """A combination of options that cannot run; raised while parsing, before processes join."""
 
 
+class AgreementError(ConfigurationError):
+    """Processes that do not run the same code, packages or options; all raise it, with the same words."""
+
+
+class JoinError(Seq1F1BError, RuntimeError):
+    """Processes that did not find each other."""
+
+
 class PlanError(Seq1F1BError, ValueError):
     """A plan that is incomplete, out of order, mismatched or would deadlock."""
 

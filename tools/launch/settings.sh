@@ -181,8 +181,8 @@ set_flags() {
 
 # set_checkpoint_flags: a run that saves goes on from its own newest checkpoint, and starts from LOAD where it has none.
 set_checkpoint_flags() {
-  if [ -z "${SAVE:-}" ] && [ "${IN_SWEEP:-0}" = 0 ] && is_batch_job; then
-    SAVE=$RUN_DIR/checkpoints
+  if [ "${IN_SWEEP:-0}" = 0 ] && { [ "$PLACE" = submission ] || is_batch_job; }; then
+    SAVE=${SAVE:-$RUN_DIR/checkpoints}
   fi
   if [ -n "${SAVE:-}" ]; then
     RUN_FLAGS+=(--save "$SAVE" --exit-signal-handler)

@@ -8,8 +8,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
+from torch.distributed.rendezvous import rendezvous
 
 from megatron.seq1f1b.config import Config, Layout
+from megatron.seq1f1b.errors import JoinError
+from megatron.seq1f1b.training.agreement import check_agreement, own_facts
 from megatron.seq1f1b.upstream import is_cpu_only
 
 
@@ -24,7 +27,7 @@ def join(config: Config, layout: Layout) -> None:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "gloo" if is_cpu_only() else "nccl"
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
+            _join_others(config, backend, timeout)
         else:
             store = dist.HashStore()
             dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
@@ -37,6 +40,30 @@ def join(config: Config, layout: Layout) -> None:
         distributed_timeout_minutes=config.parallel.distributed_timeout_minutes,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(config.training.seed)
+
+
+def _join_others(config: Config, backend: str, timeout: timedelta) -> None:
+    """Meet the other processes at MASTER_ADDR, and see that they run the same.
+
+    Raises:
+        AgreementError: they do not.
+        JoinError: some did not come.
+    """
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        check_agreement(own_facts(config), store, rank=rank, world_size=world_size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise JoinError(
+            f"the {os.environ.get('WORLD_SIZE')} processes did not all meet at {where} within "
+            f"{timeout.total_seconds():g} s (--distributed-timeout-minutes): {_first_line(error)}; see that "
+            "every node is up and can reach that host and port"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def leave() -> None:
