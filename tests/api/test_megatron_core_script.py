@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from tests.harness import DistributedError, run_distributed
+from tests.harness import run_distributed
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "examples" / "megatron_core_script"
 Result = tuple[list[float], dict[str, torch.Tensor]]
@@ -26,7 +26,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def train(name: str, change: str = "") -> Result:
+def train(name: str) -> Result:
     """Losses of every step, and this stage's gradients of the last."""
     script = load(name)
     parallel_state.initialize_model_parallel(pipeline_model_parallel_size=dist.get_world_size())
@@ -35,44 +35,8 @@ def train(name: str, change: str = "") -> Result:
     models = []
     build_model = script.build_model
     script.build_model = lambda: models.append(build_model()) or models[0]  # type: ignore[func-returns-value]
-    _CHANGES[change](script)
     losses = script.train()
     return losses, {name: p.main_grad.clone() for name, p in models[0].named_parameters()}
-
-
-def _as_tuples(script: ModuleType) -> None:
-    """Batches as tuples, for a script that has them so."""
-    plain = script.batches
-    names = ("tokens", "labels", "position_ids", "loss_mask", "attention_mask")
-    script.batches = lambda seed: (tuple(batch[name] for name in names) for batch in plain(seed))
-    step = script.forward_step
-    script.forward_step = lambda data, model: step(iter([dict(zip(names, next(data), strict=True))]), model)
-
-
-def _as_mean(script: ModuleType) -> None:
-    """A loss function that returns a mean over the tokens that count."""
-
-    def loss_func(mask: torch.Tensor, losses: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        mean = (losses * mask).sum() / mask.sum()
-        return mean, {"lm loss": torch.stack([mean.detach(), torch.ones(())])}
-
-    script.loss_func = loss_func
-
-
-def _other_mask(script: ModuleType) -> None:
-    """An attention mask that is not the causal one."""
-    plain = script.batches
-    script.batches = lambda seed: (
-        {**batch, "attention_mask": torch.zeros_like(batch["attention_mask"])} for batch in plain(seed)
-    )
-
-
-_CHANGES = {
-    "": lambda script: None,
-    "tuples": _as_tuples,
-    "mean": _as_mean,
-    "other mask": _other_mask,
-}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -96,18 +60,3 @@ def test_the_scripts_differ_in_two_lines_and_imports() -> None:
         "spec = chunked_layer_spec(get_gpt_layer_local_spec())",
         "forward_backward_func = seq1f1b_forward_backward(chunks=4)",
     ]
-
-
-def test_batches_may_be_tuples_where_the_loss_mask_is_not_known() -> None:
-    with pytest.raises(DistributedError, match="no `loss_mask`"):
-        run_distributed(train, 1, "chunked", "tuples")
-
-
-def test_a_mean_is_refused_where_not_every_token_counts() -> None:
-    with pytest.raises(DistributedError, match="returned a mean, but 51 of 64 tokens"):
-        run_distributed(train, 1, "chunked", "mean")
-
-
-def test_a_mask_that_is_not_causal_is_refused() -> None:
-    with pytest.raises(DistributedError, match="not the causal one"):
-        run_distributed(train, 1, "chunked", "other mask")

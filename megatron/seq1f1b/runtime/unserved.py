@@ -11,7 +11,7 @@ from typing import Any
 
 from megatron.seq1f1b.errors import ConfigurationError
 
-_FIELDS: Mapping[str, str] = {
+UNSERVED_FIELDS: Mapping[str, str] = {
     "defer_embedding_wgrad_compute": (
         "it pairs activations with gradients in the order of forwards, and chunks come back reversed; "
         "turn it off"
@@ -49,7 +49,7 @@ def refuse_unserved(config: Any, *, num_stages: int, num_parts: int) -> None:
     Raises:
         ConfigurationError: names every such field, with why and what to change.
     """
-    reasons = [f"{name}: {why}" for name, why in _FIELDS.items() if getattr(config, name, None)]
+    reasons = [f"{name}: {why}" for name, why in UNSERVED_FIELDS.items() if getattr(config, name, None)]
     if getattr(config, "cuda_graph_impl", "none") != "none":
         reasons.append("cuda_graph_impl: chunks of one layer differ in shape; use 'none'")
     if config.context_parallel_size > 1:
