@@ -75,8 +75,8 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
 
 def _measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     samples = []
-    for boundaries in _cuts(run):
-        samples += _samples(boundaries, _time_actions(run, boundaries, trained, dataset))
+    for boundaries in cuts(run):
+        samples += measured_samples(run, boundaries, trained, dataset)
     fitted = fit_costs(samples)
     choice = best_boundaries(
         fitted,
@@ -92,8 +92,8 @@ def _measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     )
 
 
-def _cuts(run: Run) -> list[Boundaries]:
-    """Balanced by FLOPs, and even: the last chunks differ most."""
+def cuts(run: Run) -> list[Boundaries]:
+    """Two ways to cut a run: balanced by FLOPs, and even. The last chunks differ most."""
     even = partition(
         "uniform_comp",
         seq_length=run.config.training.seq_length,
@@ -101,6 +101,13 @@ def _cuts(run: Run) -> list[Boundaries]:
         multiple_of=boundary_multiple(run.config),
     )
     return [run.boundaries] if even == run.boundaries else [run.boundaries, even]
+
+
+def measured_samples(
+    run: Run, boundaries: Boundaries, trained: Trained, dataset: SampleDataset
+) -> list[Sample]:
+    """What every chunk cost every virtual stage in a few steps of the run, cut at `boundaries`."""
+    return _samples(boundaries, _time_actions(run, boundaries, trained, dataset))
 
 
 def _time_actions(
