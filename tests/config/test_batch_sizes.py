@@ -11,6 +11,7 @@ from megatron.seq1f1b.errors import ConfigurationError
 from tests.config.flags import SMALL
 
 IN_SAMPLES = SMALL.replace("--train-iters 4", "--train-samples 400")
+INTERLEAVED = "--pipe-sp-splits 1 --pipeline-schedule interleaved --num-virtual-stages-per-pipeline-rank 2"
 RAMPUPS = [(8, 8, 96, 32), (16, 8, 300, 1024), (2, 3, 1, 11), (1, 1, 97, 8), (4, 4, 10, 8), (6, 2, 333, 12)]
 
 
@@ -55,11 +56,7 @@ def test_steps_of_a_run_as_megatron_counts_them() -> None:
         ("--rampup-batch-size 3 5 100 --micro-batch-size 2", "a global batch of 3 is not divisible"),
         ("--rampup-batch-size 4 2 100 --micro-batch-size 4", "a global batch of 6 is not divisible"),
         ("--rampup-batch-size 4 x 100", "invalid int value: 'x'"),
-        (
-            "--rampup-batch-size 5 3 50 --pipe-sp-splits 1 --pipeline-schedule interleaved "
-            "--num-virtual-stages-per-pipeline-rank 2",
-            "--rampup-batch-size 5 3 50",
-        ),
+        (f"--rampup-batch-size 5 3 50 {INTERLEAVED}", "--rampup-batch-size 5 3 50"),
     ],
 )
 def test_refused_growth(extra: str, message: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from megatron.seq1f1b.config import make_parser, notes_on, parse_arguments
+from megatron.seq1f1b.config.megatron_flags import REPLACED, WITHOUT_EFFECT
 from megatron.seq1f1b.errors import ConfigurationError
 from tests.config.flags import words
 
@@ -64,7 +66,6 @@ def test_defaults_are_the_simplest_case() -> None:
         ("--num-layers x", "--num-layers: invalid int value: 'x'"),
         ("--seq-len 64", "there is no flag --seq-len; did you mean --seq-length?"),
         ("--bf16 7", "'7' belongs to no flag"),
-        ("--context-parallel-size 2", "use --pipe-sp-splits"),
         ("--recompute-activations", "use --recompute-granularity selective"),
     ],
 )
@@ -94,3 +95,29 @@ def test_every_flag_is_lower_case_with_dashes() -> None:
         assert isinstance(action, argparse.Action)
         assert action.option_strings[-1].replace("-", "").replace("_", "").isalnum()
         assert action.option_strings[-1] == action.option_strings[-1].lower()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--ckpt-format zarr", "zarr is not served here, only torch_dist: checkpoints are"),
+        ("--context-parallel-size 2", "2 is not served here, only 1: chunks divide the sequence"),
+        ("--profile", "--profile is not served here: use --timeline"),
+        ("--yaml-cfg x", "use --config"),
+    ],
+)
+def test_megatron_flags_that_ask_for_something_else_are_refused(extra: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        parse_arguments(words(extra))
+    assert message in str(refusal.value)
+
+
+def test_lists_of_megatron_flags_are_no_flags_of_ours() -> None:
+    actions = [action for action in make_parser()._actions if action.dest != "_without_effect"]
+    own = {flag for action in actions for flag in action.option_strings}
+    assert not own & (WITHOUT_EFFECT.keys() | REPLACED.keys())
+    assert not WITHOUT_EFFECT.keys() & REPLACED.keys()
+    named = {flag for why in REPLACED.values() for flag in re.findall(r"--[a-z0-9_-]+", why)}
+    assert named - own == {"--max-restarts", "--nproc_per_node"}, (
+        "replacements exist, those of torchrun apart"
+    )

@@ -12,10 +12,10 @@ from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.training.build import build
 from megatron.seq1f1b.training.checkpoint.load import load
 from megatron.seq1f1b.training.checkpoint.start import find_start
+from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.loop import Loop
 from megatron.seq1f1b.training.prepare import prepare
-from megatron.seq1f1b.training.pretrain import read_data
 from tests.parity.layouts import COMMON, GPT2_LIKE
 
 Row = dict[str, object]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from megatron.seq1f1b.config.sections.checkpoint import CheckpointOptions
 from megatron.seq1f1b.config.sections.data import DataOptions
 from megatron.seq1f1b.config.sections.dry_run import DryRunOptions
-from megatron.seq1f1b.config.sections.logging import LoggingOptions
 from megatron.seq1f1b.config.sections.experts import ExpertOptions
+from megatron.seq1f1b.config.sections.logging import LoggingOptions
 from megatron.seq1f1b.config.sections.model import ModelOptions
 from megatron.seq1f1b.config.sections.optimizer import OptimizerOptions
 from megatron.seq1f1b.config.sections.parallel import ParallelOptions
@@ -25,8 +25,8 @@ __all__ = [
     "Config",
     "DataOptions",
     "DryRunOptions",
-    "LoggingOptions",
     "ExpertOptions",
+    "LoggingOptions",
     "ModelOptions",
     "OptimizerOptions",
     "ParallelOptions",

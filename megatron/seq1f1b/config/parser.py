@@ -75,8 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
             _add(group, option, types_of[option.name], texts[option.name])
     group = parser.add_argument_group("Flags of Megatron-LM that are accepted and change nothing here")
     for flag, foreign in WITHOUT_EFFECT.items():
-        takes = {"nargs": 1, "metavar": "X"} if foreign.takes_value else {"action": "store_true"}
-        group.add_argument(flag, dest="_without_effect", help=foreign.why, **takes)
+        foreign.add_to(group, flag)
     return parser
 
 

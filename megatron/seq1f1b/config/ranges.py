@@ -41,6 +41,8 @@ _AT_LEAST_ONE = frozenset(
         "lr_wsd_decay_samples",
         "window_attn_skip_freq",
         "log_interval",
+        "num_dataset_builder_threads",
+        "ddp_bucket_size",
         "tensorboard_log_interval",
         "tensorboard_queue_size",
         "eval_interval",

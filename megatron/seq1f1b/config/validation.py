@@ -226,6 +226,16 @@ def _check_data_parallel(parallel: ParallelOptions) -> None:
         raise ConfigurationError(
             "--overlap-param-gather needs --use-distributed-optimizer and --overlap-grad-reduce; give both"
         )
+    if parallel.ddp_bucket_size is not None and not parallel.overlap_grad_reduce:
+        raise ConfigurationError(
+            f"--ddp-bucket-size {parallel.ddp_bucket_size} means nothing without --overlap-grad-reduce: "
+            "gradients are then reduced all together; give it, or leave the size out"
+        )
+    if parallel.ddp_pad_buckets_for_high_nccl_busbw and not parallel.use_distributed_optimizer:
+        raise ConfigurationError(
+            "--ddp-pad-buckets-for-high-nccl-busbw means nothing without --use-distributed-optimizer; give "
+            "it, or leave the padding out"
+        )
 
 
 def _max_positions(config: Config) -> int:

@@ -135,6 +135,7 @@ def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:
         "bf16": dtype == torch.bfloat16,
         "fp16": dtype == torch.float16,
         "use_cpu_initialization": is_cpu_only(),
+        "deterministic_mode": run.config.training.deterministic_mode,
         "gradient_accumulation_fusion": False,
         # With the previous and the next rank the same one, batched messages of Megatron-Core's
         # interleaved schedule cross, silently.
@@ -171,11 +172,14 @@ def _wrap(part: torch.nn.Module, run: Run, transformer: TransformerConfig) -> Di
         part.cuda(torch.cuda.current_device())
     if transformer.bf16 or transformer.fp16:
         part = Float16Module(transformer, part)
+    parallel = run.config.parallel
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=transformer.bf16 or transformer.fp16,
-        overlap_grad_reduce=run.config.parallel.overlap_grad_reduce,
-        overlap_param_gather=run.config.parallel.overlap_param_gather,
-        use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        bucket_size=parallel.ddp_bucket_size,
+        pad_buckets_for_high_nccl_busbw=parallel.ddp_pad_buckets_for_high_nccl_busbw,
     )
     return DistributedDataParallel(transformer, ddp, part)
 

@@ -13,11 +13,13 @@ from torch.distributed.rendezvous import rendezvous
 from megatron.seq1f1b.config import Config, Layout
 from megatron.seq1f1b.errors import JoinError
 from megatron.seq1f1b.training.agreement import check_agreement, own_facts
+from megatron.seq1f1b.training.determinism import set_determinism
 from megatron.seq1f1b.upstream import is_cpu_only
 
 
 def join(config: Config, layout: Layout) -> None:
     """Join the process group (torchrun's environment, or a single process) and set the seeds."""
+    set_determinism(config.training.deterministic_mode)
     timeout = timedelta(minutes=config.parallel.distributed_timeout_minutes)
     if config.parallel.tensor_model_parallel_size > 1:
         # Megatron-Core overlaps tensor-parallel messages by the order in which kernels are launched.

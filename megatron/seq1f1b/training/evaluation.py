@@ -3,11 +3,14 @@
 As in Megatron-LM, every validation reads the next `--eval-iters` global batches of the validation
 samples, so that a run as a whole sees more of them; the n-th validation of a run always reads the
 same samples, under any layout and after any resume. The loss is the mean over all tokens that
-count, so it depends on neither the schedule nor the number of chunks.
+count, so it depends on neither the schedule nor the number of chunks. With
+`--multiple-validation-sets` each set has a loss, over as many batches of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -16,10 +19,59 @@ from megatron.core import parallel_state
 
 from megatron.seq1f1b.config import Config
 from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.datasets import RunDatasets
+from megatron.seq1f1b.training.metrics import StepMetrics
 from megatron.seq1f1b.training.prepare import Run
-from megatron.seq1f1b.training.steps import ForwardBackward, forward_backward_of_step, log_totals
+from megatron.seq1f1b.training.samples import sample_counts
+from megatron.seq1f1b.training.steps import (
+    ForwardBackward,
+    data_iterators,
+    forward_backward_of_step,
+    log_totals,
+)
 
 Iterators = Sequence[Iterator[Mapping[str, torch.Tensor]] | None]
+
+
+class Validations:
+    """The validations of a run that goes on after `iteration`, and its test after the last step."""
+
+    def __init__(
+        self,
+        run: Run,
+        trained: Trained,
+        forward_backward: ForwardBackward,
+        datasets: RunDatasets,
+        *,
+        iteration: int,
+    ) -> None:
+        self._run = run
+        self._trained = trained
+        self._forward_backward = forward_backward
+        consumed = consumed_validation_samples(run, iteration)
+        is_over = consumed >= sample_counts(run.config, run.layout).valid
+        self._sets = {
+            name: data_iterators(run, None if is_over else dataset, consumed_samples=consumed)
+            for name, dataset in datasets.validation.items()
+        }
+        self._test = None if datasets.test is None else data_iterators(run, datasets.test)
+
+    def added_to(self, metrics: StepMetrics) -> StepMetrics:
+        """A step's metrics with the losses that are due after it."""
+        iteration = metrics.iteration
+        if is_evaluated(self._run.config, iteration):
+            losses = {name: self._loss(iterators) for name, iterators in self._sets.items()}
+            metrics = dataclasses.replace(
+                metrics,
+                validation_loss=statistics.fmean(losses.values()),
+                validation_losses=losses if len(losses) > 1 else None,
+            )
+        if self._test is not None and iteration == self._run.layout.train_iters:
+            metrics = dataclasses.replace(metrics, test_loss=self._loss(self._test))
+        return metrics
+
+    def _loss(self, iterators: Iterators) -> float:
+        return evaluate(self._run, self._trained, self._forward_backward, iterators)
 
 
 def is_evaluated(config: Config, iteration: int) -> bool:
@@ -28,7 +80,7 @@ def is_evaluated(config: Config, iteration: int) -> bool:
 
 
 def consumed_validation_samples(run: Run, iteration: int) -> int:
-    """Samples that the validations up to and after `iteration` steps have read."""
+    """Samples of each set that the validations up to and after `iteration` steps have read."""
     training = run.config.training
     return iteration // training.eval_interval * training.eval_iters * run.layout.global_batch_size
 

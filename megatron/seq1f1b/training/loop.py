@@ -8,18 +8,17 @@ import time
 from collections import deque
 from pathlib import Path
 
-from megatron.seq1f1b.data import SplitDatasets
 from megatron.seq1f1b.errors import StepError
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.checkpoint.save import Saver
 from megatron.seq1f1b.training.console import say
-from megatron.seq1f1b.training.evaluation import consumed_validation_samples, evaluate, is_evaluated
+from megatron.seq1f1b.training.datasets import RunDatasets
+from megatron.seq1f1b.training.evaluation import Validations
 from megatron.seq1f1b.training.finite import check_finite
 from megatron.seq1f1b.training.metrics import StepMetrics, gather
 from megatron.seq1f1b.training.parameters import parameter_norm
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import open_run
-from megatron.seq1f1b.training.samples import sample_counts
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
 from megatron.seq1f1b.training.stop import Stop, StopRequests
 from megatron.seq1f1b.training.timeline import Timeline
@@ -32,7 +31,7 @@ class Loop:
     """The steps of one process from where a run stands to its end."""
 
     def __init__(
-        self, run: Run, trained: Trained, datasets: SplitDatasets, *, run_dir: Path, iteration: int = 0
+        self, run: Run, trained: Trained, datasets: RunDatasets, *, run_dir: Path, iteration: int = 0
     ) -> None:
         self._run = run
         self._trained = trained
@@ -47,11 +46,7 @@ class Loop:
             consumed_samples=run.layout.batch_sizes.consumed_after(iteration),
             batch_size=run.layout.batch_sizes.at,
         )
-        validated = consumed_validation_samples(run, iteration)
-        is_validated = validated >= sample_counts(run.config, run.layout).valid
-        self._validation_data = data_iterators(
-            run, None if is_validated else datasets.valid, consumed_samples=validated
-        )
+        self._validations = Validations(run, trained, self._forward_backward, datasets, iteration=iteration)
         self._log = open_run(run, run_dir, iteration=iteration)
         self._stops = StopRequests(run.config, train_iters=run.layout.train_iters)
         folder = run.config.checkpoint.save
@@ -63,10 +58,7 @@ class Loop:
         stop = None
         iterations = self._run.layout.train_iters
         for iteration in range(self._first, iterations + 1):
-            metrics = self._step(iteration)
-            if is_evaluated(self._run.config, iteration):
-                loss = evaluate(self._run, self._trained, self._forward_backward, self._validation_data)
-                metrics = dataclasses.replace(metrics, validation_loss=loss)
+            metrics = self._validations.added_to(self._step(iteration))
             self._report(metrics)
             stop = self._stops.after(iteration)
             self._save_if_due(iteration, is_last=stop is not None or iteration == iterations)

@@ -25,6 +25,7 @@ Definitions
     validation_loss     of a validation right after the step, as lm_loss but without updates, the mean
                         over the validation sets; else null
     validation_losses   by validation set, where there are several; else null
+    test_loss           after the last step, on --test-data-path; else null
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class StepMetrics:
     peak_memory_bytes: list[int]
     validation_loss: float | None = None
     validation_losses: dict[str, float] | None = None
+    test_loss: float | None = None
 
     def to_json(self) -> str:
         """One line without line feed."""

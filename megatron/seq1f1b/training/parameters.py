@@ -44,7 +44,9 @@ def parameter_norm(trained: Trained) -> float:
 
 
 def _square_sum(parameter: torch.nn.Parameter) -> torch.Tensor:
-    norm = torch.linalg.vector_norm(parameter.detach(), dtype=torch.promote_types(parameter.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(
+        parameter.detach(), dtype=torch.promote_types(parameter.dtype, torch.float32)
+    )
     return norm.double().square()
 
 

@@ -16,7 +16,7 @@ from megatron.seq1f1b.partition import PROFILED, partition
 from megatron.seq1f1b.schedule import Plan, with_communication
 from megatron.seq1f1b.training.plans import plan_of, read_plan
 from megatron.seq1f1b.training.reporting.checks import check_writers
-from megatron.seq1f1b.training.samples import data_settings, sample_counts
+from megatron.seq1f1b.training.samples import check_evaluations, data_settings, sample_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,10 @@ def prepare(config: Config, *, world_size: int) -> Run:
     tokenizer = _tokenizer(config.data)
     counts = sample_counts(config, layout)
     settings = data_settings(config, tokenizer)
-    check_data_settings(settings, train_samples=counts.train, valid_samples=counts.valid)
+    check_evaluations(config)
+    check_data_settings(
+        settings, train_samples=counts.train, valid_samples=counts.valid, test_samples=counts.test
+    )
     dimensions = model_dimensions(config, layout, tokenizer.vocab_size)
     run = Run(
         config=config,

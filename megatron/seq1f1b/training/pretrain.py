@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from megatron.seq1f1b.data import SplitDatasets, build_train_valid_test_datasets
 from megatron.seq1f1b.partition import PROFILED
 from megatron.seq1f1b.training.banner import banner
 from megatron.seq1f1b.training.build import Trained, build
@@ -13,12 +12,12 @@ from megatron.seq1f1b.training.calibrate import profiled
 from megatron.seq1f1b.training.checkpoint.load import load
 from megatron.seq1f1b.training.checkpoint.start import Start
 from megatron.seq1f1b.training.console import say
+from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.distributed import join, leave
 from megatron.seq1f1b.training.loop import Loop
 from megatron.seq1f1b.training.parameters import num_parameters
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import run_directory
-from megatron.seq1f1b.training.samples import data_settings, sample_counts
 from megatron.seq1f1b.upstream import is_cpu_only
 
 
@@ -30,7 +29,6 @@ def pretrain(run: Run, start: Start | None = None) -> None:
         run_dir = run_directory(run)
         trained = build(run)
         datasets = read_data(run)
-        assert datasets.train is not None, "a run with training samples has a training dataset"
         if run.config.schedule.pipe_sp_strategy == PROFILED:
             say("measuring the stages to choose chunk boundaries")
             run = profiled(run, trained, datasets.train, run_dir)
@@ -46,13 +44,6 @@ def _load(run: Run, trained: Trained, start: Start | None) -> int:
     found = [start]
     dist.broadcast_object_list(found, src=0)
     return 0 if found[0] is None else load(run, trained, *found[0])
-
-
-def read_data(run: Run) -> SplitDatasets:
-    """The samples of a run's training and validations."""
-    counts = sample_counts(run.config, run.layout)
-    settings = data_settings(run.config, run.tokenizer)
-    return build_train_valid_test_datasets(settings, train_samples=counts.train, valid_samples=counts.valid)
 
 
 def _device_name() -> str:

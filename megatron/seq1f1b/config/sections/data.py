@@ -17,8 +17,10 @@ class DataOptions:
     """As --data-path, for training alone; instead of --data-path and --split."""
     valid_data_path: list[str] = field(default_factory=list)
     """As --data-path, for validation alone."""
+    multiple_validation_sets: bool = False
+    """A loss for each of the prefixes of --valid-data-path."""
     test_data_path: list[str] = field(default_factory=list)
-    """As --data-path, for the test alone."""
+    """As --data-path, for the test after the last step, over --eval-iters batches."""
     data_args_path: str | None = None
     """A file with the words of --data-path."""
     dataloader_type: str = "single"
@@ -27,6 +29,10 @@ class DataOptions:
     """Synthetic documents instead of files."""
     data_cache_path: str | None = None
     """Folder of sample indices; beside the data."""
+    num_dataset_builder_threads: int = 1
+    """Threads that make sample indices."""
+    no_mmap_bin_files: bool = False
+    """Read .bin files instead of mapping them into memory."""
     tokenizer_type: str = "GPT2BPETokenizer"
     """Class of tokenizer, as in tools/preprocess_data.py."""
     vocab_file: str | None = None

@@ -29,5 +29,9 @@ class ParallelOptions:
     """Reduce gradients while backward goes on."""
     overlap_param_gather: bool = False
     """Gather parameters while forward goes on; needs the two options above."""
+    ddp_bucket_size: int | None = None
+    """With --overlap-grad-reduce: parameters whose gradients are reduced together; Megatron-Core's."""
+    ddp_pad_buckets_for_high_nccl_busbw: bool = False
+    """With --use-distributed-optimizer: make buckets multiples of what NCCL sends fastest."""
     distributed_timeout_minutes: int = 10
     """A process that waits longer for another gives up."""

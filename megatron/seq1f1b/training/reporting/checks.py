@@ -32,7 +32,9 @@ def check_writers(options: LoggingOptions) -> None:
     }
     for flag, (value, needed, is_given) in needs.items():
         if value and not is_given:
-            raise ConfigurationError(f"{flag} {value} means nothing without {needed}; give it, or leave it out")
+            raise ConfigurationError(
+                f"{flag} {value} means nothing without {needed}; give it, or leave it out"
+            )
     packages = {
         "tensorboard": ("--tensorboard-dir", options.tensorboard_dir),
         "wandb": ("--wandb-project", options.wandb_project),

@@ -81,6 +81,7 @@ class Progress:
             *([] if last.loss_scale == 1.0 else [f"loss scale {last.loss_scale:g}"]),
             *_trouble(steps),
             *([] if last.validation_loss is None else [f"validation loss {_validation(last)}"]),
+            *([] if last.test_loss is None else [f"test loss {last.test_loss:.4f}"]),
             f"ETA {timedelta(seconds=round(remaining))}",
         ]
         return " | ".join(parts)

@@ -45,5 +45,6 @@ def _validation(metrics: StepMetrics) -> dict[str, float | None]:
     return {
         "lm loss validation": loss,
         "lm loss validation ppl": None if loss is None else math.exp(min(loss, _LARGEST_EXPONENT)),
+        "lm loss test": metrics.test_loss,
         **{f"lm loss validation ({name})": each for name, each in (metrics.validation_losses or {}).items()},
     }
