@@ -24,6 +24,7 @@ from megatron.seq1f1b.model.initialization import initialize_weights
 from megatron.seq1f1b.model.norm import Norm
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
 from megatron.seq1f1b.upstream.experts import mend_experts
+from megatron.seq1f1b.upstream.recompute import mend_mlp_recompute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,5 +143,6 @@ def build_model_part(
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
         vp_stage=vp_stage,
     )
+    mend_mlp_recompute(model)
     initialize_weights(model, seed=shape.seed, vocab_size=shape.vocab_size)
     return model
