@@ -40,15 +40,7 @@ def install_cpu_support() -> None:
     _patch_factories()
     _patch_tensor_methods()
     _patch_random_state()
-    _leave_uncompiled()
     _silence_missing_kernels()
-
-
-def _leave_uncompiled() -> None:
-    """jit.py compiles small functions, router.py's among them: minutes with a C++ compiler, or a failure."""
-    from megatron.core import jit
-
-    jit.disable_jit_fuser()
 
 
 def _patch_device() -> None:

@@ -66,6 +66,8 @@ def optimizer_of(config: Config) -> dict[str, Any]:
         "--use-distributed-optimizer": config.parallel.use_distributed_optimizer,
         "--bf16": config.training.bf16,
         "--fp16": config.training.fp16,
+        # Experts on processes of their own have an optimizer of their own.
+        "--expert-model-parallel-size above 1": config.experts.expert_model_parallel_size > 1 or None,
     }
 
 
