@@ -11,7 +11,7 @@ import os
 import sys
 
 from megatron.seq1f1b.config import Config, notes_on, parse_arguments, with_config_files
-from megatron.seq1f1b.errors import AgreementError, Seq1F1BError
+from megatron.seq1f1b.errors import AgreementError, ParityError, Seq1F1BError
 from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
 
@@ -44,6 +44,10 @@ def main(arguments: list[str]) -> int:
         if is_first:
             print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
         return 2
+    except ParityError as error:
+        if is_first:
+            print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
+        return 1
     except Seq1F1BError as error:
         print(f"pretrain_gpt.py: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
         return 1

@@ -29,6 +29,10 @@ class DataError(Seq1F1BError, ValueError):
     """Input data, an index or a tokenizer that is missing, truncated or inconsistent."""
 
 
+class ParityError(Seq1F1BError, ArithmeticError):
+    """A schedule that does not compute what whole sequences compute; all processes raise it alike."""
+
+
 class CheckpointError(Seq1F1BError, RuntimeError):
     """A checkpoint that is missing, torn, of another model or newer format, or cannot be written."""
 

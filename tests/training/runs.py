@@ -15,6 +15,7 @@ from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.loop import Loop
+from megatron.seq1f1b.training.parity_check import check_parity
 from megatron.seq1f1b.training.prepare import prepare
 from tests.parity.layouts import COMMON, GPT2_LIKE
 
@@ -36,7 +37,9 @@ def train(flags: str, run_dir: str) -> None:
     try:
         trained = build(run)
         iteration = 0 if start is None else load(run, trained, *start)
-        Loop(run, trained, read_data(run), run_dir=Path(run_dir), iteration=iteration).train()
+        datasets = read_data(run)
+        check_parity(run, trained, datasets.train, iteration=iteration)
+        Loop(run, trained, datasets, run_dir=Path(run_dir), iteration=iteration).train()
     finally:
         parallel_state.destroy_model_parallel()
 

@@ -112,6 +112,9 @@ def test_a_timeline_changes_nothing(runs: Path) -> None:
         ("--timeline 3", "the run has 4; use at most 2, or more steps"),
         ("--timeline 1 --train-iters 2", "train more steps, or leave it out"),
         ("--timeline 0", "--timeline 0 must be at least 1"),
+        ("--parity-check 5", "use at most 4"),
+        ("--parity-tolerance 1e-3", "means nothing without --parity-check"),
+        ("--parity-check 1 --parity-tolerance 0", "--parity-tolerance 0.0 must be more than 0"),
     ],
 )
 def test_what_the_steps_do_not_suffice_for_is_refused(flags: str, message: str) -> None:

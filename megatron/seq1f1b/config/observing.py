@@ -1,4 +1,4 @@
-"""What a run measures of itself: options that its length cannot serve."""
+"""What a run measures and checks of itself: options that cannot be served by its length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TIMELINE_WARMUP_STEPS = 2
 
 
 def check_observing(options: RunOptions, *, train_iters: int) -> None:
-    """Refuse a timeline that the run's steps do not suffice for.
+    """Refuse timelines and parity checks that the run's steps do not suffice for.
 
     Raises:
         ConfigurationError: with the numbers.
@@ -21,4 +21,14 @@ def check_observing(options: RunOptions, *, train_iters: int) -> None:
         raise ConfigurationError(
             f"--timeline {timed} times {timed} steps after {TIMELINE_WARMUP_STEPS} that are not timed, and "
             f"the run has {train_iters}; {use}"
+        )
+    checked = options.parity_check
+    if checked is not None and checked > train_iters:
+        raise ConfigurationError(
+            f"--parity-check {checked} needs the data of {checked} steps, and the run has {train_iters}; "
+            f"use at most {train_iters}"
+        )
+    if options.parity_tolerance is not None and checked is None:
+        raise ConfigurationError(
+            f"--parity-tolerance {options.parity_tolerance:g} means nothing without --parity-check"
         )

@@ -52,6 +52,7 @@ _AT_LEAST_ONE = frozenset(
         "loss_scale_window",
         "hysteresis",
         "timeline",
+        "parity_check",
         "exit_interval",
         "exit_duration_in_mins",
         "world_size",
@@ -86,6 +87,7 @@ _POSITIVE = frozenset(
         "norm_epsilon",
         "adam_eps",
         "init_method_std",
+        "parity_tolerance",
         "moe_router_topk_scaling_factor",
         "moe_router_bias_update_rate",
     }

@@ -16,6 +16,7 @@ from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.distributed import join, leave
 from megatron.seq1f1b.training.loop import Loop
 from megatron.seq1f1b.training.parameters import num_parameters
+from megatron.seq1f1b.training.parity_check import check_parity
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import run_directory
 from megatron.seq1f1b.upstream import is_cpu_only
@@ -34,7 +35,9 @@ def pretrain(run: Run, start: Start | None = None) -> None:
             run = profiled(run, trained, datasets.train, run_dir)
         parameters, device = num_parameters(trained), _device_name()
         say(banner(run, num_parameters=parameters, device=device, adam=trained.adam))
-        Loop(run, trained, datasets, run_dir=run_dir, iteration=_load(run, trained, start)).train()
+        iteration = _load(run, trained, start)
+        check_parity(run, trained, datasets.train, iteration=iteration)
+        Loop(run, trained, datasets, run_dir=run_dir, iteration=iteration).train()
     finally:
         leave()
 

@@ -13,6 +13,10 @@ class RunOptions:
     """Folder of the resolved configuration and metrics.jsonl; a new one below runs/."""
     timeline: int | None = None
     """Time every action of so many steps after the first two; timeline.json and .svg in --run-dir."""
+    parity_check: int | None = None
+    """Before training, compare losses and gradients of so many steps with those of unchunked 1F1B."""
+    parity_tolerance: float | None = None
+    """Largest relative difference of a gradient; 1e-4 in fp32, 1e-2 in fp16, 5e-2 in bf16."""
     exit_interval: int | None = None
     """Save and end after a step that is a multiple of this."""
     exit_duration_in_mins: int | None = None
