@@ -79,6 +79,27 @@ def test_the_installed_wheel_stands_beside_megatron_core(wheel: Path, tmp_path: 
     assert second.startswith(str(lent))
 
 
+@pytest.mark.slow
+def test_a_clean_environment_trains_with_both_packages_and_loses_ours_alone(
+    wheel: Path, tmp_path: Path
+) -> None:
+    """Megatron-Core comes from the index; torch and what else is large is lent."""
+    venv.create(tmp_path / "clean", with_pip=True)
+    python = tmp_path / "clean" / "bin" / "python"
+    (core,) = pinned("requirements.txt")["megatron-core"]
+    run([python, "-m", "pip", "install", "--no-deps", core, wheel], tmp_path)
+    packages = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], tmp_path))
+    assert sorted(each.name for each in (packages / "megatron").iterdir()) == ["core", "seq1f1b"]
+    lent = metadata.distribution("torch").locate_file("")
+    (packages / "lent.pth").write_text(f"{lent}\n")
+    script = ROOT / "examples" / "megatron_core_script" / "on_cpu.py"
+    torchrun = ["-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    printed = run([python, *torchrun, script, "chunked.py"], tmp_path)
+    assert "losses:" in printed
+    run([python, "-m", "pip", "uninstall", "--yes", "megatron-seq1f1b"], tmp_path)
+    assert [each.name for each in (packages / "megatron").iterdir()] == ["core"]
+
+
 def run(command: list[object], cwd: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     completed = subprocess.run(

@@ -12,6 +12,7 @@ import pytest
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.upstream import check_megatron_core, install_cpu_support
 from megatron.seq1f1b.upstream.version import SUPPORTED_MEGATRON_CORE
+from tests.upstream.seams import listed, seams
 
 install_cpu_support()
 
@@ -21,6 +22,17 @@ from megatron.core.optimizer import get_megatron_optimizer  # noqa: E402
 from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.pipeline_parallel import schedules  # noqa: E402
 from megatron.core.tensor_parallel import layers, mappings  # noqa: E402
+
+
+def test_every_name_in_use_takes_what_it_took_when_it_was_checked() -> None:
+    expected = listed()
+    found = {name: taken for name, taken in seams().items() if name in expected}
+    assert found == {name: expected[name] for name in found}
+
+
+def test_every_private_name_in_use_is_in_the_list() -> None:
+    private = {name for name in seams() if name.rsplit(".", 1)[-1].startswith("_")}
+    assert private <= listed().keys(), "python -m tests.upstream.seams > tests/upstream/seams.txt"
 
 
 def parameters(function: object) -> list[str]:
@@ -54,6 +66,25 @@ def test_forward_step_takes_what_the_program_gives() -> None:
         "vp_stage",
         "is_last_stage",
     ]
+
+
+def test_the_loss_is_computed_by_what_follows_a_forward_step() -> None:
+    assert parameters(schedules.forward_step_calc_loss) == [
+        "model",
+        "output_tensor",
+        "loss_func",
+        "config",
+        "vp_stage",
+        "collect_non_loss_data",
+        "num_microbatches",
+        "forward_data_store",
+        "cp_group_size",
+        "is_last_stage",
+    ]
+    source = inspect.getsource(schedules.forward_step)
+    assert "forward_step_calc_loss(" in source
+    timer = "config.timers('forward-compute').stop()"
+    assert timer in inspect.getsource(schedules.forward_step_calc_loss), "it stops what forward_step starts"
 
 
 def test_custom_backward_takes_output_and_gradient() -> None:
