@@ -1,4 +1,4 @@
-"""A picture as rectangles and words, and SVG from it.
+"""A picture as rectangles, lines and words, and SVG from it.
 
 Every renderer draws the same list, so SVG, PNG and HTML show the same picture.
 """
@@ -35,14 +35,24 @@ class Word(NamedTuple):
     is_bold: bool = False
 
 
+class Line(NamedTuple):
+    """Straight from point to point, (x, y) each; `key` names what it stands for."""
+
+    points: tuple[tuple[float, float], ...]
+    stroke: str
+    width: float = 1.5
+    key: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """Boxes and words on a white ground, in pixels."""
+    """Boxes, lines over them, and words, on a white ground, in pixels."""
 
     width: float
     height: float
     boxes: Sequence[Box]
     words: Sequence[Word]
+    lines: Sequence[Line] = ()
 
 
 def to_svg(drawing: Drawing) -> str:
@@ -53,6 +63,7 @@ def to_svg(drawing: Drawing) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} {view} font-family="Helvetica, Arial, sans-serif">',
         f'<rect {size} fill="#ffffff"/>',
         *(_box(box) for box in drawing.boxes),
+        *(_line(line) for line in drawing.lines),
         *(_word(word) for word in drawing.words),
         "</svg>",
     ]
@@ -72,6 +83,13 @@ def _box(box: Box) -> str:
         f'{drawn}<text x="{x:.2f}" y="{y:.2f}" font-size="{box.text_size:g}" fill="{box.text_fill}" '
         f'text-anchor="middle" pointer-events="none">{escape(box.text)}</text>'
     )
+
+
+def _line(line: Line) -> str:
+    points = " ".join(f"{x:.2f},{y:.2f}" for x, y in line.points)
+    title = f"<title>{escape(line.key)}</title>" if line.key else ""
+    drawn = f'stroke="{line.stroke}" stroke-width="{line.width:g}" stroke-linejoin="round"'
+    return f'<polyline points="{points}" fill="none" {drawn}>{title}</polyline>'
 
 
 def _word(word: Word) -> str:

@@ -19,13 +19,13 @@ def to_png(drawing: Drawing) -> bytes:
         ConfigurationError: matplotlib is not installed.
     """
     try:
-        agg, figures, patches = (
+        agg, figures, patches, lines = (
             importlib.import_module(f"matplotlib.{name}")
-            for name in ("backends.backend_agg", "figure", "patches")
+            for name in ("backends.backend_agg", "figure", "patches", "lines")
         )
     except ImportError:
         raise ConfigurationError(
-            "PNG needs matplotlib; install the viz extra (pip install matplotlib), or use --format svg"
+            "PNG needs matplotlib; install the viz extra (pip install matplotlib), or ask for SVG"
         ) from None
     inches = (drawing.width / DOTS_PER_INCH, drawing.height / DOTS_PER_INCH)
     figure = figures.Figure(figsize=inches, dpi=DOTS_PER_INCH, facecolor="white")
@@ -41,6 +41,9 @@ def to_png(drawing: Drawing) -> bytes:
             middle = (box.x + box.width / 2, box.y + box.height / 2)
             size = box.text_size * POINTS_PER_PIXEL
             axes.text(*middle, box.text, fontsize=size, color=box.text_fill, ha="center", va="center")
+    for line in drawing.lines:
+        width = line.width * POINTS_PER_PIXEL
+        axes.add_line(lines.Line2D(*zip(*line.points, strict=True), color=line.stroke, linewidth=width))
     for word in drawing.words:
         axes.text(
             word.x,
