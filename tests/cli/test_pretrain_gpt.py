@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pretrain_gpt
 from megatron.seq1f1b.config import notes_on, parse_arguments, validate
 from megatron.seq1f1b.schedule import make_plan, plan_to_csv
 from tests.config.flags import words
+from tests.data.corpora import END, MERGE_FILE, VOCAB_FILE, VOCAB_SIZE, random_documents, write_pair
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
@@ -182,28 +184,59 @@ def _losses(folder: Path, schedule: str) -> list[str]:
     return [row.split('"learning_rate"')[0] for row in rows]
 
 
+FORKS_LINE = (
+    "--tensor-model-parallel-size 2 --timing-log-level 2 --pipe-sp-strategy uniform_comp "
+    "--pipe-sp-splits 4 --pipeline-model-parallel-size 2 --num-layers 8 --hidden-size 64 "
+    "--num-attention-heads 4 --seq-length 64 --max-position-embeddings 64 --micro-batch-size 1 "
+    "--global-batch-size 8 --lr 6.0e-5 --min-lr 6.0e-6 --lr-decay-style cosine --train-iters 10 "
+    "--log-interval 1 --eval-iters 0 --eval-interval 1000 --use-flash-attn --data-path {data} "
+    "--vocab-file {vocab} --merge-file {merges} --initial-loss-scale 65536 --save-interval 1000 "
+    "--split 98,2,0 --clip-grad 1.0 --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95 "
+    "--init-method-std 0.006 --bf16 --position-embedding-type rope "
+    "--untie-embeddings-and-output-weights --use-distributed-optimizer --hidden-dropout 0 "
+    "--attention-dropout 0 --sequence-parallel --no-async-tensor-model-parallel-allreduce "
+    "--num-layers-per-virtual-pipeline-stage 2 --recompute-method uniform --recompute-granularity full"
+)
+"""Every flag of the reference's scripts; the sizes and the files alone are ours."""
+
+
 def test_the_reference_forks_launch_line_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every flag of its scripts is served, or said to change nothing; only the data are ours."""
-    line = (
-        "--tensor-model-parallel-size 2 --timing-log-level 2 --pipe-sp-strategy uniform_comp "
-        "--pipe-sp-splits 4 --pipeline-model-parallel-size 2 --num-layers 8 --hidden-size 64 "
-        "--num-attention-heads 4 --seq-length 64 --max-position-embeddings 64 --micro-batch-size 1 "
-        "--global-batch-size 8 --lr 6.0e-5 --min-lr 6.0e-6 --lr-decay-style cosine --train-iters 10 "
-        "--log-interval 1 --eval-iters 0 --eval-interval 1000 --use-flash-attn --data-path absent "
-        "--vocab-file vocab.json --merge-file merges.txt --initial-loss-scale 65536 --save-interval 1000 "
-        "--split 98,2,0 --clip-grad 1.0 --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95 "
-        "--init-method-std 0.006 --bf16 --position-embedding-type rope "
-        "--untie-embeddings-and-output-weights --use-distributed-optimizer --hidden-dropout 0 "
-        "--attention-dropout 0 --sequence-parallel --no-async-tensor-model-parallel-allreduce "
-        "--num-layers-per-virtual-pipeline-stage 2 --recompute-method uniform --recompute-granularity full"
-    )
-    layout = validate(parse_arguments(line.split()), world_size=8)
+    """Every flag is served, or said to change nothing."""
+    line = FORKS_LINE.format(data="absent", vocab="vocab.json", merges="merges.txt").split()
+    layout = validate(parse_arguments(line), world_size=8)
     assert layout.schedule == "seq1f1b-interleaved"
-    assert len(notes_on(line.split())) == 3
+    assert [note.split()[0] for note in notes_on(line)] == [
+        "--timing-log-level",
+        "--use-flash-attn",
+        "--no-async-tensor-model-parallel-allreduce",
+    ]
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.chdir(tmp_path)
-    assert pretrain_gpt.main(line.split()) == 2
+    assert pretrain_gpt.main(line) == 2
     assert "vocab.json" in capsys.readouterr().err, "all that is left to complain about are the files"
+
+
+@pytest.mark.slow
+def test_the_reference_forks_launch_line_trains(tmp_path: Path) -> None:
+    documents = random_documents(num_documents=300, vocab_size=VOCAB_SIZE, eod=END)
+    line = FORKS_LINE.format(
+        data=write_pair(tmp_path / "data", documents), vocab=VOCAB_FILE, merges=MERGE_FILE
+    )
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc_per_node", "8", str(ROOT / "pretrain_gpt.py"), *line.split()],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("changes nothing here") == 3
+    (rows,) = tmp_path.glob("runs/*/metrics.jsonl")
+    losses = [json.loads(row)["lm_loss"] for row in rows.read_text().splitlines()]
+    assert len(losses) == 10
+    assert losses[-1] < losses[0]

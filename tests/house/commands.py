@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/README.md")
+DOCUMENTS = ("README.md", "docs/README.md", "docs/training.md")
 
 
 def commands_of(document: str) -> list[str]:

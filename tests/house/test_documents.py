@@ -80,6 +80,30 @@ def test_the_picture_is_what_its_command_draws(tmp_path: Path) -> None:
     assert (folder / "docs/timelines.svg").read_text() == (ROOT / "docs/timelines.svg").read_text()
 
 
+def test_options_from_the_files_of_the_manual(tmp_path: Path) -> None:
+    """Its YAML trains, and the run's own config.json trains the same again."""
+    folder, text = workspace(tmp_path), (ROOT / "docs/training.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.M | re.S)
+    (folder / "run.yaml").write_text(example)
+    run_command(documented("python pretrain_gpt.py --config run.yaml", "docs/training.md"), cwd=folder)
+    run_command(
+        documented("python pretrain_gpt.py --config first/config.json", "docs/training.md"), cwd=folder
+    )
+    runs = [
+        [json.loads(row)["lm_loss"] for row in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("first", "second")
+    ]
+    assert len(runs[0]) == 3
+    assert runs[0] == runs[1]
+
+
+def test_the_page_of_flags_is_what_its_command_writes(tmp_path: Path) -> None:
+    command = "python tools/list_flags.py --output docs/flags.md"
+    assert f"`{command}`" in (ROOT / "docs/flags.md").read_text()
+    run_command(command.replace("docs", str(tmp_path)), cwd=ROOT)
+    assert (tmp_path / "flags.md").read_text() == (ROOT / "docs/flags.md").read_text(), f"type {command}"
+
+
 def test_every_command_is_run_by_a_test() -> None:
     source = Path(__file__).read_text()
     starts = re.findall(r'documented\("([^"]+)"', source)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from megatron.core import parallel_state
 
+from megatron.seq1f1b.config import parse_arguments
+from megatron.seq1f1b.training.build import build
+from megatron.seq1f1b.training.distributed import join
+from megatron.seq1f1b.training.prepare import prepare
 from tests.harness import run_distributed
-from tests.parity.layouts import GPT2_LIKE, LLAMA_LIKE, largest_difference, run_steps
+from tests.parity.layouts import COMMON, GPT2_LIKE, LLAMA_LIKE, largest_difference, run_steps
 
 BATCH = "--global-batch-size 4"
 PP2 = "--pipeline-model-parallel-size 2"
@@ -53,3 +58,30 @@ def test_packed_documents(shape: str) -> None:
     """Three stages' worth of parts: those in the middle must know the documents, too."""
     documents = "--reset-attention-mask --reset-position-ids --eod-mask-loss"
     check(shape, f"{documents} --pipeline-schedule seq1f1b", documents, CHUNKED)
+
+
+def weight_decays(flags: str) -> tuple[dict[float, set[int]], list[float]]:
+    """By factor of the weight decay the dimensions of its parameters; and the decay after each step."""
+    run = prepare(parse_arguments((COMMON + flags).split()), world_size=1)
+    join(run.config, run.layout)
+    try:
+        trained = build(run)
+        groups = trained.optimizer.param_groups
+        dimensions = {
+            factor: {each.dim() for group in groups if group["wd_mult"] == factor for each in group["params"]}
+            for factor in {group["wd_mult"] for group in groups}
+        }
+        decays = []
+        for _ in range(5):
+            decays.append(max(group["weight_decay"] for group in groups))
+            trained.scheduler.step(increment=run.layout.global_batch_size)
+        return dimensions, decays
+    finally:
+        parallel_state.destroy_model_parallel()
+
+
+def test_weight_decay_is_of_matrices_and_grows_where_asked() -> None:
+    grows = "--weight-decay-incr-style linear --start-weight-decay 0.1 --end-weight-decay 0.5"
+    (found,) = run_distributed(weight_decays, 1, f"{GPT2_LIKE} {BATCH} {grows}")
+    assert found[0] == {0.0: {1}, 1.0: {2}}, "biases and norms have none"
+    assert found[1] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
