@@ -97,6 +97,7 @@ def main() -> None:
     """Calibrate, predict, measure, print one JSON object per schedule on rank 0."""
     options = parser(__doc__.split("\n")[0])
     options.add_argument("--rounds", type=int, default=7, help="measured steps of every schedule")
+    options.set_defaults(seq_length=2048)
     arguments = options.parse_args()
     start()
     steal, stages, k = StealMeter(), dist.get_world_size(), arguments.chunks

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/README.md", "docs/training.md")
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name != "flags.md")
+DOCUMENTS = ("README.md", *(f"docs/{name}" for name in PAGES))
+"""What people write; docs/flags.md also names flags that there are not."""
 
 
 def commands_of(document: str) -> list[str]:

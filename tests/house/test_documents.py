@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.house.commands import DOCUMENTS, ROOT, commands_of, run_command, workspace
+from tools.make_docs import generated
 
 TINY_MODEL = "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 128"
 TINY_RUN = f"{TINY_MODEL} --global-batch-size 2 --train-iters 2 --log-interval 1 --run-dir run"
@@ -68,16 +69,31 @@ def test_the_preprocessing_command_of_the_manual_runs_as_it_stands(prepared: Pat
     assert ours.read_bytes() == (prepared / "corpus_content_document.bin").read_bytes()
 
 
-@pytest.mark.parametrize("command", [each for each in commands_of("README.md") if "show_schedule" in each])
+SHOWN = [each for document in DOCUMENTS for each in commands_of(document) if "show_schedule" in each]
+
+
+@pytest.mark.parametrize("command", SHOWN)
 def test_the_schedule_can_be_shown(command: str) -> None:
     assert "bubble" in run_command(command, cwd=ROOT)
 
 
-def test_the_picture_is_what_its_command_draws(tmp_path: Path) -> None:
-    command = documented("python tools/draw_timelines.py", "docs/README.md")
-    folder = workspace(tmp_path)
-    run_command(command, cwd=folder)
-    assert (folder / "docs/timelines.svg").read_text() == (ROOT / "docs/timelines.svg").read_text()
+def test_the_memory_of_the_manual_s_run_is_estimated() -> None:
+    command = documented("python tools/estimate_memory.py", "docs/planning.md")
+    assert "most on stage 0: " in run_command(command, cwd=ROOT)
+
+
+def test_the_manual_s_layouts_are_searched() -> None:
+    command = documented("python tools/plan_run.py", "docs/planning.md")
+    assert "3. torchrun " in run_command(command, cwd=ROOT)
+
+
+def test_generated_parts_are_what_their_command_makes() -> None:
+    stale = [
+        str(path.relative_to(ROOT))
+        for path, text in generated().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+    assert not stale, "run: python tools/make_docs.py"
 
 
 def test_options_from_the_files_of_the_manual(tmp_path: Path) -> None:
@@ -118,9 +134,11 @@ def test_every_flag_is_one_that_some_command_has(document: str) -> None:
     text = (ROOT / document).read_text()
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", text))
     others = {"--all", "--index-url", "--standalone", "--nproc_per_node"}  # of tests/run.sh, pip, torchrun
-    tools = [f"tools/{name}" for name in re.findall(r"tools/(\w+\.py)", text)]
-    known = others | {flag for script in ["pretrain_gpt.py", *tools] for flag in flags_of(script)}
-    assert named <= known, sorted(named - known)
+    scripts = ["pretrain_gpt.py", *dict.fromkeys(re.findall(r"(?:tools|benchmarks)/\w+\.py", text))]
+    for script in scripts:
+        if named - others:
+            others |= flags_of(script)
+    assert named <= others, sorted(named - others)
 
 
 def flags_of(script: str) -> set[str]:
