@@ -5,6 +5,11 @@ invariants are assertions, not these.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, without the source lines and stacks that follow."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class Seq1F1BError(Exception):
     """Base of all errors this package raises on purpose."""
 

@@ -166,7 +166,7 @@ def wait_for_a_rank_that_dies() -> str:
 
 def test_a_lost_neighbour_is_named_with_the_action() -> None:
     _, message = run_distributed(wait_for_a_rank_that_dies, 2)
-    assert "1RECV_F0.0 on pipeline rank 1 from rank 0" in message
+    assert "1F0.0 on stage 1: waited for 1RECV_F0.0 from rank 0 (stage 0)" in message
 
 
 def count_messages_in_flight() -> bool:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from megatron.seq1f1b.errors import StepError
+from megatron.seq1f1b.errors import StepError, first_line
 from megatron.seq1f1b.runtime.in_flight import Send, in_flight_for
 from megatron.seq1f1b.schedule import Channel
+from megatron.seq1f1b.upstream.parallel import timeout_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,12 @@ class Receive:
         """The received tensor.
 
         Raises:
-            StepError: the peer did not send in time or is gone.
+            StepError: the peer did not send in time or is gone; names it.
         """
         try:
             self.work.wait()
         except RuntimeError as error:
-            raise StepError(f"{self.what}: nothing arrived: {error}") from error
+            raise StepError(f"waited for {self.what}, and nothing arrived: {first_line(error)}") from error
         return self.tensor
 
 
@@ -56,10 +57,11 @@ class Channels:
         self._global_ranks = dist.get_process_group_ranks(pipeline_group)
         self._rank = dist.get_rank(pipeline_group)
         self._groups: dict[Channel, dist.ProcessGroup] = {}
+        timeout = timeout_of(pipeline_group)
         for pipeline in _all_pipelines(self._global_ranks):
             for channel in sorted(set(channels)):
                 ends = sorted((pipeline[channel.source], pipeline[channel.destination]))
-                group = dist.new_group(ends)
+                group = dist.new_group(ends, timeout=timeout)
                 if pipeline == self._global_ranks and dist.get_rank() in ends:
                     assert isinstance(group, dist.ProcessGroup)
                     self._groups[channel] = group
@@ -79,7 +81,7 @@ class Channels:
         source = self._global_ranks[channel.source]
         work = dist.irecv(buffer, source, group=self._groups[channel])
         assert work is not None
-        described = f"{what} on pipeline rank {channel.destination} from rank {channel.source}"
+        described = f"{what} from rank {source} (stage {channel.source})"
         return Receive(tensor=buffer, work=work, what=described)
 
     def send(self, channel: Channel, tensor: torch.Tensor, *, what: str) -> None:
@@ -87,7 +89,8 @@ class Channels:
         message = tensor.detach().contiguous()
         work = dist.isend(message, self._global_ranks[channel.destination], group=self._groups[channel])
         assert work is not None
-        described = f"{what} on pipeline rank {channel.source} to rank {channel.destination}"
+        to = f"rank {self._global_ranks[channel.destination]} (stage {channel.destination})"
+        described = f"{what} to {to}"
         self._in_flight.add(Send(work=work, message=message, what=described))
 
     def drain(self) -> None:

@@ -134,12 +134,18 @@ class Executor:
             if self._observer is not None:
                 self._observer.begin(action)
             with _profiler_range(action):
-                self._methods[action.kind](Unit(action.virtual_stage, action.microbatch, action.chunk))
+                self._run(action)
             if self._observer is not None:
                 self._observer.end(action)
         if self._channels is not None:
             self._channels.drain()
         self._check_empty()
+
+    def _run(self, action: Action) -> None:
+        try:
+            self._methods[action.kind](Unit(action.virtual_stage, action.microbatch, action.chunk))
+        except StepError as error:
+            raise StepError(f"{action} on stage {self._rank}: {error}") from error
 
     # --- compute
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from megatron.seq1f1b.errors import StepError
+from megatron.seq1f1b.errors import StepError, first_line
 
 
 @dataclass(kw_only=True)
@@ -104,7 +104,9 @@ class AwaitedSends:
             try:
                 send.work.wait()
             except RuntimeError as error:
-                self._failure = StepError(f"{send.what}: not delivered: {error}")
+                self._failure = self._failure or StepError(
+                    f"{send.what} was not delivered: {first_line(error)}"
+                )
             send.message = None
             with self._all_sent:
                 self._num_pending -= 1

@@ -11,7 +11,7 @@ from megatron.core import parallel_state, tensor_parallel
 from torch.distributed.rendezvous import rendezvous
 
 from megatron.seq1f1b.config import Config, Layout
-from megatron.seq1f1b.errors import JoinError
+from megatron.seq1f1b.errors import JoinError, first_line
 from megatron.seq1f1b.training.agreement import check_agreement, own_facts
 from megatron.seq1f1b.training.determinism import set_determinism
 from megatron.seq1f1b.upstream import is_cpu_only
@@ -52,20 +52,29 @@ def _join_others(config: Config, backend: str, timeout: timedelta) -> None:
         JoinError: some did not come.
     """
     try:
-        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        store, rank, world_size = _meet(timeout)
         check_agreement(own_facts(config), store, rank=rank, world_size=world_size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise JoinError(
             f"the {os.environ.get('WORLD_SIZE')} processes did not all meet at {where} within "
-            f"{timeout.total_seconds():g} s (--distributed-timeout-minutes): {_first_line(error)}; see that "
+            f"{timeout.total_seconds():g} s (--distributed-timeout-minutes): {first_line(error)}; see that "
             "every node is up and can reach that host and port"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """The store of this start, this process's rank and the number of processes.
+
+    torchrun may keep its store when it starts the processes again, though rendezvous.py of torch 2.13
+    says (line 189) that it does not: a process that reads an address of the last start finds nobody
+    there. So every start has keys of its own.
+    """
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"start-{start}", store), rank, world_size
 
 
 def leave() -> None:

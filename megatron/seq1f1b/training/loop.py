@@ -17,6 +17,7 @@ from megatron.seq1f1b.training.evaluation import Validations
 from megatron.seq1f1b.training.finite import check_finite
 from megatron.seq1f1b.training.metrics import StepMetrics, gather
 from megatron.seq1f1b.training.parameters import parameter_norm
+from megatron.seq1f1b.training.peers import lost_peers_named
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import open_run
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
@@ -58,13 +59,19 @@ class Loop:
         stop = None
         iterations = self._run.layout.train_iters
         for iteration in range(self._first, iterations + 1):
-            metrics = self._validations.added_to(self._step(iteration))
-            self._report(metrics)
-            stop = self._stops.after(iteration)
-            self._save_if_due(iteration, is_last=stop is not None or iteration == iterations)
+            with lost_peers_named(iteration):
+                stop = self._iteration(iteration)
             if stop is not None:
                 break
         self._close(stop)
+        return stop
+
+    def _iteration(self, iteration: int) -> Stop | None:
+        """One step and what is due after it; the reason to stop there, if there is one."""
+        metrics = self._validations.added_to(self._step(iteration))
+        self._report(metrics)
+        stop = self._stops.after(iteration)
+        self._save_if_due(iteration, is_last=stop is not None or iteration == self._run.layout.train_iters)
         return stop
 
     def _close(self, stop: Stop | None) -> None:

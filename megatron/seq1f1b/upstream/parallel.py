@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection as Groups
 
 from megatron.seq1f1b.errors import ConfigurationError
 
-__all__ = ["Groups", "groups_of_step", "pipeline_rank", "use_virtual_stages"]
+__all__ = ["Groups", "groups_of_step", "pipeline_rank", "timeout_of", "use_virtual_stages"]
 
 _WANTED = ("tp", "cp", "embd", "pos_embd", "pp", "dp_cp")
 
@@ -63,6 +67,13 @@ def _global_groups() -> Groups:
 def pipeline_rank() -> int:
     """This process's pipeline stage."""
     return parallel_state.get_pipeline_model_parallel_rank()
+
+
+def timeout_of(group: dist.ProcessGroup) -> timedelta:
+    """How long a process waits for another in a group; new groups get torch's half an hour."""
+    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+    timeout: timedelta = group._get_backend(device).options._timeout
+    return timeout
 
 
 def use_virtual_stages(num_virtual_stages: int) -> None:
