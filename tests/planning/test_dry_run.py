@@ -73,6 +73,7 @@ def test_a_gpt_with_rotary_positions() -> None:
         (2, ("--recompute-granularity", "selective", *ROPE)),
         (2, ("--num-layers", "5", "--decoder-last-pipeline-num-layers", "1", *ROPE)),
         (2, ("--qk-layernorm", *ROPE)),
+        (2, ("--cross-entropy-slice-tokens", "256", *ROPE)),
         (1, ("--pipeline-model-parallel-size", "1", "--global-batch-size", "2", *ROPE)),
     ],
     ids=[
@@ -87,6 +88,7 @@ def test_a_gpt_with_rotary_positions() -> None:
         "recompute-selective",
         "uneven",
         "qk-norm",
+        "loss-slices",
         "one-stage",
     ],
 )

@@ -36,6 +36,7 @@ _AT_LEAST_ONE = frozenset(
         "train_iters",
         "train_samples",
         "recompute_num_layers",
+        "cross_entropy_slice_tokens",
         "lr_decay_samples",
         "lr_wsd_decay_iters",
         "lr_wsd_decay_samples",

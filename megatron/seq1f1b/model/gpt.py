@@ -6,6 +6,7 @@ The same model serves every schedule, chunked or not, so that comparisons are fa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron.seq1f1b.attention import ChunkedCoreAttention
 from megatron.seq1f1b.model.initialization import initialize_weights
+from megatron.seq1f1b.model.loss_slices import sliced_losses
 from megatron.seq1f1b.model.norm import Norm
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
 from megatron.seq1f1b.upstream.experts import mend_experts
 from megatron.seq1f1b.upstream.recompute import mend_mlp_recompute
+from megatron.seq1f1b.upstream.split_linear import keep_in_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class ModelShape:
     rotary_percent: float = 1.0
     is_output_tied: bool = True
     seed: int = 1234
+    cross_entropy_slice_tokens: int | None = None
+    """Most tokens whose logits exist at once; None for those of a chunk."""
 
 
 class ChunkedGPTModel(GPTModel):
@@ -58,6 +63,9 @@ class ChunkedGPTModel(GPTModel):
             **keywords,
         )
         self._num_ids = shape.vocab_size
+        self._slice_tokens = shape.cross_entropy_slice_tokens
+        if self.post_process and self._slice_tokens is not None:
+            keep_in_graph(self.output_layer)
         if self.pre_process and shape.position_embedding_type == "learned_absolute":
             # Upstream makes the position table in torch's default type.
             self.embedding.position_embeddings.to(self.config.params_dtype)
@@ -70,6 +78,29 @@ class ChunkedGPTModel(GPTModel):
                 use_cpu_initialization=self.config.use_cpu_initialization,
                 cp_group=self.pg_collection.cp,
             )
+
+    def _postprocess(self, hidden_states: torch.Tensor, *args: object, **keywords: Any) -> torch.Tensor:
+        """Losses of tokens where there are labels, in slices where asked for; else as upstream."""
+        labels = keywords.get("labels")
+        if not self.post_process or labels is None or self._slice_tokens is None:
+            result: torch.Tensor = super()._postprocess(hidden_states, *args, **keywords)
+            return result
+        weight = (
+            self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        )
+
+        def losses_of(rows: torch.Tensor, row_labels: torch.Tensor) -> torch.Tensor:
+            logits, _ = self.output_layer(rows, weight=weight)
+            return self.compute_language_model_loss(row_labels, logits)
+
+        is_shared = self.config.sequence_parallel
+        return sliced_losses(
+            hidden_states,
+            labels,
+            losses_of,
+            max_tokens=self._slice_tokens,
+            num_parts=self.config.tensor_model_parallel_size if is_shared else 1,
+        )
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of every token over the ids in use, `[batch, sequence]`.

@@ -71,6 +71,8 @@ class ModelMemory:
     is_output_tied: bool = False
     recompute: Recompute = Recompute.NONE
     kv_holding: KVHolding = KVHolding.IN_PLACE
+    cross_entropy_slice_tokens: int | None = None
+    """Most tokens whose logits exist at once; None for those of a chunk."""
 
     @property
     def element_bytes(self) -> int:
@@ -187,9 +189,9 @@ class ModelMemory:
         """Saved by the final norm and the output layer."""
         return 2 * self._hidden * self.element_bytes
 
-    def softmax_bytes_per_token(self) -> float:
-        """Saved by the loss: probabilities in float32."""
-        return 4 * self._vocab
+    def softmax_bytes(self, tokens: int) -> float:
+        """Saved by the loss: probabilities in float32; slices compute them again."""
+        return 0.0 if self.cross_entropy_slice_tokens is not None else 4 * self._vocab * tokens
 
     def message_bytes_per_token(self) -> float:
         """Of the hidden states between stages."""
@@ -211,17 +213,26 @@ class ModelMemory:
         recomputed = self._recomputed_layer_bytes()
         return (output + self._hidden) * self.element_bytes + recomputed
 
-    def head_forward_temporary_bytes_per_token(self) -> float:
+    def head_forward_temporary_bytes(self, tokens: int) -> float:
         """Beyond what the loss saves: logits, and without tensor parallelism their float32 copy."""
-        if self.tensor_parallel > 1:
-            return self._vocab * self.element_bytes
-        return self._vocab * (self.element_bytes + (4 if self.is_mixed else 0))
+        copy = 4 if self.is_mixed and self.tensor_parallel == 1 else 0
+        if self.cross_entropy_slice_tokens is None:
+            return tokens * self._vocab * (self.element_bytes + copy)
+        return self._slice(tokens) * self._vocab * (self.element_bytes + copy + 4)
 
-    def head_backward_temporary_bytes_per_token(self) -> float:
-        """Gradients of the logits; the vocabulary-parallel loss makes them in place of what it saved."""
-        if self.tensor_parallel > 1:
-            return self._vocab * self.element_bytes
-        return 2 * 4 * self._vocab
+    def head_backward_temporary_bytes(self, tokens: int) -> float:
+        """Gradients of the logits; the vocabulary-parallel loss makes them in place of what it saved.
+
+        In slices, what was not saved too, and the weight's gradient, which they add to.
+        """
+        gradients = self.element_bytes if self.tensor_parallel > 1 else 2 * 4
+        if self.cross_entropy_slice_tokens is None:
+            return tokens * self._vocab * gradients
+        made_again = self._slice(tokens) * self._vocab * (gradients + 4)
+        return made_again + self._vocab * self.dimensions.hidden_size * self.element_bytes
+
+    def _slice(self, tokens: int) -> int:
+        return min(tokens, self.cross_entropy_slice_tokens or tokens)
 
     def backward_temporary_bytes(self, tokens: int, prefix: int) -> float:
         """Beyond what forward saved, at the worst moment of the top layer's backward.

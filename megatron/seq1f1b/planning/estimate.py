@@ -134,7 +134,7 @@ class _Walk:
         self._held = self._held.plus(self._saved(action, chunk), self._softmax(action, chunk), -arrived)
         worst = self._held.plus(activations=tokens * memory.forward_temporary_bytes_per_token())
         if self._is_last(action):
-            head = self._held.plus(logits=tokens * memory.head_forward_temporary_bytes_per_token())
+            head = self._held.plus(logits=memory.head_forward_temporary_bytes(tokens))
             worst = max(worst, head, key=lambda held: held.total)
         self._note(action, worst)
 
@@ -149,7 +149,7 @@ class _Walk:
         # The probabilities are gone when the layers' backward starts.
         worst = self._held.plus(temporary, kept_head - softmax)
         if self._is_last(action):
-            head = self._held.plus(logits=tokens * memory.head_backward_temporary_bytes_per_token())
+            head = self._held.plus(logits=memory.head_backward_temporary_bytes(tokens))
             worst = max(worst, head, key=lambda held: held.total)
         self._note(action, worst)
         self._held = self._held.plus(kept - self._saved(action, chunk), kept_head - softmax)
@@ -180,14 +180,14 @@ class _Walk:
     def _softmax(self, action: Action, chunk: Chunk) -> float:
         if not self._is_last(action):
             return 0.0
-        return chunk.length * self._batch * self._memory.softmax_bytes_per_token()
+        return self._memory.softmax_bytes(chunk.length * self._batch)
 
     def _pending(self, action: Action, chunk: Chunk) -> float:
         per_layer = chunk.length * self._batch * self._memory.pending_bytes_per_token()
         return per_layer * self._layers[action.virtual_stage]
 
     def _pending_head(self, action: Action, chunk: Chunk) -> float:
-        if not self._is_last(action):
+        if not self._is_last(action) or self._memory.cross_entropy_slice_tokens is not None:
             return 0.0
         return chunk.length * self._batch * self._memory.pending_head_bytes_per_token()
 

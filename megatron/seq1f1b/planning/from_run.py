@@ -87,4 +87,5 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
         has_qk_norm=model.qk_layernorm,
         is_output_tied=not model.untie_embeddings_and_output_weights,
         recompute=Recompute(config.training.recompute_granularity or Recompute.NONE),
+        cross_entropy_slice_tokens=config.training.cross_entropy_slice_tokens,
     )

@@ -76,6 +76,14 @@ class WeightGradients:
         return list(self._pending)
 
 
+_IN_GRAPH = "keeps_weight_in_graph"
+
+
+def keep_in_graph(layer: ColumnParallelLinear | RowParallelLinear) -> None:
+    """Never split this layer: its weight's gradient comes with its input's, and its operands do not wait."""
+    setattr(layer, _IN_GRAPH, True)
+
+
 @contextmanager
 def split_backward(parts: Sequence[torch.nn.Module], queue: WeightGradients) -> Iterator[None]:
     """Within, the linear layers of the model parts leave their weight gradients in `queue`.
@@ -88,6 +96,7 @@ def split_backward(parts: Sequence[torch.nn.Module], queue: WeightGradients) -> 
         for part in parts
         for module in part.modules()
         if isinstance(module, ColumnParallelLinear | RowParallelLinear)
+        and not getattr(module, _IN_GRAPH, False)
     ]
     for layer in layers:
         if layer.config.gradient_accumulation_fusion or layer.config.defer_embedding_wgrad_compute:

@@ -46,6 +46,8 @@ class TrainingOptions:
     """With full: layers in a group (uniform) or layers recomputed (block); 1."""
     recompute_modules: list[str] = field(default_factory=list)
     """With selective: which parts of a layer; core_attn."""
+    cross_entropy_slice_tokens: int | None = None
+    """Most tokens whose logits exist at once; backward computes them again. Those of a chunk, kept."""
     deterministic_mode: bool = False
     """Only kernels that always give the same bits, on GPUs, too; a CPU has no others."""
     check_for_nan_in_loss_and_grad: bool = True
