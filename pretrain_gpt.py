@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from megatron.seq1f1b.config import Config, notes_on, parse_arguments, with_config_files
 from megatron.seq1f1b.errors import AgreementError, ParityError, Seq1F1BError
 from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
+
+_SECONDS_FOR_RANK_0 = 3.0
 
 
 def main(arguments: list[str]) -> int:
@@ -27,9 +30,7 @@ def main(arguments: list[str]) -> int:
         run = prepare(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
         start = find_start(run)
     except Seq1F1BError as error:
-        if is_first:
-            print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
-        return 2
+        return _said_once(error, status=2)
     if is_first:
         print("\n".join([*notes_on(arguments), "loading torch and Megatron-Core"]), flush=True)
     from megatron.seq1f1b.upstream import check_megatron_core, install_cpu_support
@@ -41,17 +42,23 @@ def main(arguments: list[str]) -> int:
 
         pretrain(run, start)
     except AgreementError as error:
-        if is_first:
-            print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
-        return 2
+        return _said_once(error, status=2)
     except ParityError as error:
-        if is_first:
-            print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
-        return 1
+        return _said_once(error, status=1)
     except Seq1F1BError as error:
         print(f"pretrain_gpt.py: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def _said_once(error: Seq1F1BError, *, status: int) -> int:
+    """Say on rank 0 what every process found; returns the status."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun ends all processes once one has failed, and rank 0 must have spoken by then.
+        time.sleep(_SECONDS_FOR_RANK_0)
+    return status
 
 
 def _dry_run(config: Config) -> int:

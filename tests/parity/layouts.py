@@ -13,12 +13,13 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from megatron.seq1f1b.config import parse_arguments
-from megatron.seq1f1b.data import DataSettings, build_train_valid_test_datasets
+from megatron.seq1f1b.data import build_train_valid_test_datasets
 from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.model.initialization import global_parameters
 from megatron.seq1f1b.training.build import Trained, build
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.prepare import Run, prepare
+from megatron.seq1f1b.training.samples import data_settings
 from megatron.seq1f1b.training.steps import (
     LOSS,
     data_iterators,
@@ -76,13 +77,8 @@ def run_step(flags: str, dtype: torch.dtype) -> Outcome | None:
 
 
 def training_data(run: Run, *, num_samples: int) -> SampleDataset:
-    """Mock samples of the run's own length and seed."""
-    settings = DataSettings(
-        tokenizer=run.tokenizer,
-        seq_length=run.config.training.seq_length,
-        seed=run.config.training.seed,
-        mock_data=True,
-    )
+    """Mock samples of the run's own length, seed and document rules."""
+    settings = data_settings(run.config, run.tokenizer)
     dataset = build_train_valid_test_datasets(settings, train_samples=num_samples).train
     assert dataset is not None
     return dataset

@@ -53,11 +53,35 @@ def test_a_window_changes_the_loss() -> None:
     assert whole.loss != windowed.loss
 
 
+def test_documents_change_the_loss() -> None:
+    flags = tuple(
+        f"{GPT2_LIKE} {BATCH} --pipeline-schedule seq1f1b {options}"
+        for options in ("", "--reset-attention-mask", "--reset-position-ids", "--eod-mask-loss")
+    )
+    outcomes = run_distributed(run_steps, 1, flags, torch.float64)[0]
+    assert len({outcome.loss for outcome in outcomes}) == 4
+
+
 @pytest.mark.parametrize("shape", [GPT2_LIKE, LLAMA_LIKE], ids=["gpt2", "llama"])
 def test_packed_documents(shape: str) -> None:
     """Three stages' worth of parts: those in the middle must know the documents, too."""
     documents = "--reset-attention-mask --reset-position-ids --eod-mask-loss"
     check(shape, f"{documents} --pipeline-schedule seq1f1b", documents, CHUNKED)
+
+
+PER_TOKEN = "--calculate-per-token-loss --eod-mask-loss"
+
+
+def test_every_token_of_a_step_counts_alike() -> None:
+    """Data-parallel processes and microbatches with unequal counts of tokens: one process's gradients."""
+    check(LLAMA_LIKE, f"{PER_TOKEN} --pipeline-schedule 1f1b", PER_TOKEN, (*CHUNKED, "--pipe-sp-splits 2"))
+
+
+def test_weighing_tokens_alike_changes_the_gradients() -> None:
+    flags = tuple(f"{LLAMA_LIKE} {BATCH} {options}" for options in (PER_TOKEN, "--eod-mask-loss"))
+    alike, by_microbatch = run_distributed(run_steps, 1, flags, torch.float64)[0]
+    assert alike.loss == by_microbatch.loss, "the loss is always the mean over tokens"
+    assert largest_difference(alike, by_microbatch)[0] > 1e-4
 
 
 def weight_decays(flags: str) -> tuple[dict[float, set[int]], list[float]]:

@@ -116,6 +116,11 @@ def _weight_decays(options: OptimizerOptions) -> tuple[float, float]:
                 "--start-weight-decay and --end-weight-decay need --weight-decay-incr-style linear or cosine"
             )
         return options.weight_decay, options.weight_decay
+    if given == (None, None):
+        raise ConfigurationError(
+            f"--weight-decay-incr-style {options.weight_decay_incr_style} needs --start-weight-decay or "
+            "--end-weight-decay: both would be --weight-decay"
+        )
     start, end = (options.weight_decay if value is None else value for value in given)
     if start > end:
         raise ConfigurationError(

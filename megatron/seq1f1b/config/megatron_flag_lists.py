@@ -191,7 +191,7 @@ gradients are reduced as Megatron-Core does by default; leave it out
 ranks are laid out tensor, data, pipeline; leave it out
     --use-tp-pp-dp-mapping
 use --pipe-sp-splits
-    --hierarchical-context-parallel-sizes --hybrid-context-parallel --calculate-per-token-loss
+    --hierarchical-context-parallel-sizes --hybrid-context-parallel
 use torchrun --nproc_per_node with the processes that are left
     --decrease-batch-size-if-needed
 chunks have no fixed graph

@@ -18,7 +18,6 @@ import numpy as np
 
 from megatron.seq1f1b.errors import ConfigurationError, DataError
 
-
 BatchSizeAt = Callable[[int], int]
 """Samples of the step that begins after so many samples."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from megatron.seq1f1b.chunk import chunks_from
 from megatron.seq1f1b.config import TrainingOptions
+from megatron.seq1f1b.config.batch_sizes import BatchSizes
 from megatron.seq1f1b.planning.stage_costs import flop_costs
 from megatron.seq1f1b.schedule import simulate
 from megatron.seq1f1b.training.prepare import Run
@@ -32,6 +33,7 @@ def banner(run: Run, *, num_parameters: int, device: str, adam: str) -> str:
         "batch": (
             f"{tokens:,} tokens per step: {layout.global_batch_size} sequences of "
             f"{training.seq_length} in {layout.num_microbatches} microbatches per data-parallel rank"
+            f"{_growth(layout.batch_sizes)}"
         ),
         "schedule": f"{layout.schedule}, {_source(layout.uses_upstream_schedule)}",
         "chunks": (
@@ -64,6 +66,12 @@ def _per_stage(run: Run) -> str:
     if len(set(layers)) == 1:
         return ""
     return f" ({', '.join(map(str, layers))} on the {'virtual ' * (run.layout.num_virtual_stages > 1)}stages)"
+
+
+def _growth(sizes: BatchSizes) -> str:
+    if not sizes.rampup_samples:
+        return ""
+    return f", grown from {sizes.start} by {sizes.increment} over {sizes.rampup_samples:,} samples"
 
 
 def _source(is_upstream: bool) -> str:

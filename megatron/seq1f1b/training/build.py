@@ -135,6 +135,7 @@ def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:
         "bf16": dtype == torch.bfloat16,
         "fp16": dtype == torch.float16,
         "use_cpu_initialization": is_cpu_only(),
+        "calculate_per_token_loss": run.config.training.calculate_per_token_loss,
         "deterministic_mode": run.config.training.deterministic_mode,
         "gradient_accumulation_fusion": False,
         # With the previous and the next rank the same one, batched messages of Megatron-Core's

@@ -48,6 +48,8 @@ class TrainingOptions:
     """With selective: which parts of a layer; core_attn."""
     cross_entropy_slice_tokens: int | None = None
     """Most tokens whose logits exist at once; backward computes them again. Those of a chunk, kept."""
+    calculate_per_token_loss: bool = False
+    """Weigh every token of a step alike, where some do not count; each microbatch counts alike."""
     deterministic_mode: bool = False
     """Only kernels that always give the same bits, on GPUs, too; a CPU has no others."""
     check_for_nan_in_loss_and_grad: bool = True

@@ -1,0 +1,55 @@
+"""Flags that contradict each other: refused with both, their numbers, and what to change."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron.seq1f1b.config import parse_arguments, validate
+from megatron.seq1f1b.errors import ConfigurationError
+from tests.config.flags import words
+
+SHARDED = "--use-distributed-optimizer"
+FULL = "--recompute-granularity full"
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--bf16 --fp16", "--bf16 and --fp16 are two precisions; give one of them"),
+        ("--loss-scale 128", "--loss-scale 128 means nothing without --fp16"),
+        ("--loss-scale 128 --bf16", "--loss-scale 128 means nothing without --fp16"),
+        ("--fp16 --min-loss-scale 4 --initial-loss-scale 2", "--min-loss-scale 4 is more than"),
+        ("--train-samples 16", "give one of --train-iters and --train-samples; both are given"),
+        ("--overlap-param-gather", "needs --use-distributed-optimizer and --overlap-grad-reduce"),
+        (f"--overlap-param-gather {SHARDED}", "and --overlap-grad-reduce; give both"),
+        ("--ddp-bucket-size 1000", "--ddp-bucket-size 1000 means nothing without --overlap-grad-reduce"),
+        ("--ddp-pad-buckets-for-high-nccl-busbw", "means nothing without --use-distributed-optimizer"),
+        ("--weight-decay-incr-style linear", "needs --start-weight-decay or --end-weight-decay"),
+        ("--recompute-method uniform", "give --recompute-granularity full with them"),
+        ("--recompute-modules mlp", "needs --recompute-granularity selective"),
+        (f"{FULL} --recompute-num-layers 5", "5 is more than the 4 layers of a virtual stage"),
+        ("--window-attn-skip-freq 2", "needs --window-size"),
+        ("--window-size 4,4", "causal attention sees no later keys; use --window-size 4,0"),
+        ("--lr-warmup-init 1", "--lr-warmup-init 1 is more than --lr 0.001"),
+        ("--log-interval 0", "--log-interval 0 must be at least 1"),
+        ("--lr inf", "must be a finite number"),
+    ],
+)
+def test_refusals(extra: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        validate(parse_arguments(words(extra)), world_size=4)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "--bf16 --initial-loss-scale 65536",  # launch lines of the method's original code have both
+        f"{SHARDED} --overlap-grad-reduce --overlap-param-gather --ddp-bucket-size 1000",
+        "--fp16 --loss-scale 128",
+        "--context-parallel-size 1 --ckpt-format torch_dist --cp-comm-type p2p a2a",
+    ],
+)
+def test_what_goes_together_is_accepted(extra: str) -> None:
+    assert validate(parse_arguments(words(extra)), world_size=4).data_parallel_size == 2
