@@ -36,7 +36,8 @@ def main() -> None:
     """Write the golden losses."""
     losses = losses_under("--pipeline-schedule 1f1b", world_size=1)
     GOLDEN.write_text(json.dumps(losses, indent=1) + "\n", encoding="utf-8")
-    print(f"{GOLDEN}: {', '.join(f'{name} {each[0]:.4f} to {each[-1]:.4f}' for name, each in losses.items())}")
+    for name, of_model in losses.items():
+        print(f"{GOLDEN}: {name}, {of_model[0]:.4f} to {of_model[-1]:.4f}")
 
 
 if __name__ == "__main__":

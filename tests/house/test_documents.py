@@ -113,6 +113,17 @@ def test_options_from_the_files_of_the_manual(tmp_path: Path) -> None:
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
+def test_a_run_can_be_looked_into(tmp_path: Path) -> None:
+    folder, page = workspace(tmp_path), "docs/observing.md"
+    printed = run_command(documented("torchrun --standalone --nproc_per_node 2", page), cwd=folder)
+    assert "training starts from where it was" in printed
+    assert "simulated with the measured times" in printed
+    run_command(documented("python pretrain_gpt.py --num-layers 4", page), cwd=folder)
+    assert "6 steps in common" in run_command(documented("python tools/compare_losses.py", page), cwd=folder)
+    assert {"timeline.json", "timeline.svg"} <= {each.name for each in (folder / "runs/chunks").iterdir()}
+
+
 def test_the_page_of_flags_is_what_its_command_writes(tmp_path: Path) -> None:
     command = "python tools/list_flags.py --output docs/flags.md"
     assert f"`{command}`" in (ROOT / "docs/flags.md").read_text()
