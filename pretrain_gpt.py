@@ -12,7 +12,7 @@ import sys
 import time
 
 from megatron.seq1f1b.config import Config, notes_on, parse_arguments, with_config_files
-from megatron.seq1f1b.errors import AgreementError, ParityError, Seq1F1BError
+from megatron.seq1f1b.errors import AgreementError, BackendError, ParityError, Seq1F1BError
 from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
 
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         from megatron.seq1f1b.training.pretrain import pretrain
 
         pretrain(run, start)
-    except AgreementError as error:
+    except (AgreementError, BackendError) as error:
         return _said_once(error, status=2)
     except ParityError as error:
         return _said_once(error, status=1)

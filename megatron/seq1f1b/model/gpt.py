@@ -45,6 +45,8 @@ class ModelShape:
     rotary_percent: float = 1.0
     is_output_tied: bool = True
     seed: int = 1234
+    attention_backend: str = "auto"
+    """One of the attention room's `BACKEND_NAMES`."""
     cross_entropy_slice_tokens: int | None = None
     """Most tokens whose logits exist at once; None for those of a chunk."""
 
@@ -132,7 +134,7 @@ class ChunkedGPTModel(GPTModel):
             logits[..., num_local:] = float("-inf")
 
 
-def layer_spec(config: TransformerConfig) -> ModuleSpec:
+def layer_spec(config: TransformerConfig, *, attention_backend: str = "auto") -> ModuleSpec:
     """Megatron-Core's own layer spec with our norm and chunked core attention in it."""
     spec = get_gpt_layer_local_spec(
         num_experts=config.num_moe_experts,
@@ -144,7 +146,7 @@ def layer_spec(config: TransformerConfig) -> ModuleSpec:
     layer.input_layernorm = Norm
     layer.pre_mlp_layernorm = Norm
     attention = layer.self_attention.submodules
-    attention.core_attention = ChunkedCoreAttention
+    attention.core_attention = ModuleSpec(module=ChunkedCoreAttention, params={"backend": attention_backend})
     if config.qk_layernorm:
         attention.q_layernorm = Norm
         attention.k_layernorm = Norm
@@ -168,7 +170,8 @@ def build_model_part(
         shape=shape,
         config=config,
         transformer_layer_spec=TransformerBlockSubmodules(
-            layer_specs=[layer_spec(config)] * num_layers, layer_norm=Norm
+            layer_specs=[layer_spec(config, attention_backend=shape.attention_backend)] * num_layers,
+            layer_norm=Norm,
         ),
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),

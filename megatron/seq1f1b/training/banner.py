@@ -10,7 +10,7 @@ from megatron.seq1f1b.schedule import simulate
 from megatron.seq1f1b.training.prepare import Run
 
 
-def banner(run: Run, *, num_parameters: int, device: str, adam: str) -> str:
+def banner(run: Run, *, num_parameters: int, device: str, adam: str, attention: str) -> str:
     """The banner's lines; `num_parameters` counts the whole model once."""
     config, layout = run.config, run.layout
     parallel, training = config.parallel, config.training
@@ -40,6 +40,7 @@ def banner(run: Run, *, num_parameters: int, device: str, adam: str) -> str:
             f"{config.schedule.pipe_sp_splits} of {lengths} tokens ({config.schedule.pipe_sp_strategy})"
         ),
         "predicted bubble": f"{predicted_bubble(run):.1%} (from FLOPs)",
+        "attention": f"{attention}{' (auto)' if config.model.attention_backend == 'auto' else ''}",
         "precision": _precision(training),
         "optimizer": f"{adam} AdamW, {'distributed' if parallel.use_distributed_optimizer else 'replicated'}",
     }

@@ -161,6 +161,7 @@ def model_parts(run: Run, transformer: TransformerConfig) -> list[torch.nn.Modul
         rotary_percent=run.config.model.rotary_percent,
         is_output_tied=not run.config.model.untie_embeddings_and_output_weights,
         seed=run.config.training.seed,
+        attention_backend=run.config.model.attention_backend,
         cross_entropy_slice_tokens=run.config.training.cross_entropy_slice_tokens,
     )
     virtual = run.layout.num_virtual_stages

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from megatron.seq1f1b.partition import PROFILED
+from megatron.seq1f1b.training.attention import attention_of
 from megatron.seq1f1b.training.banner import banner
 from megatron.seq1f1b.training.build import Trained, build
 from megatron.seq1f1b.training.calibrate import profiled
@@ -24,6 +25,7 @@ from megatron.seq1f1b.upstream import is_cpu_only
 
 def pretrain(run: Run, start: Start | None = None) -> None:
     """Train from where the run stands to the last step; returns when every process is done."""
+    attention = attention_of(run)
     say("starting: joining processes and building the model")
     join(run.config, run.layout)
     try:
@@ -34,7 +36,7 @@ def pretrain(run: Run, start: Start | None = None) -> None:
             say("measuring the stages to choose chunk boundaries")
             run = profiled(run, trained, datasets.train, run_dir)
         parameters, device = num_parameters(trained), _device_name()
-        say(banner(run, num_parameters=parameters, device=device, adam=trained.adam))
+        say(banner(run, num_parameters=parameters, device=device, adam=trained.adam, attention=attention))
         iteration = _load(run, trained, start)
         check_parity(run, trained, datasets.train, iteration=iteration)
         Loop(run, trained, datasets, run_dir=run_dir, iteration=iteration).train()

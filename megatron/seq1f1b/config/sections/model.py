@@ -58,3 +58,5 @@ class ModelOptions:
     """Dropout on hidden states."""
     attention_dropout: float = 0.0
     """Dropout on attention weights."""
+    attention_backend: str = "auto"
+    """Kernels of attention: cpu, torch-flash, reference; auto takes the fast one that can serve the run."""
