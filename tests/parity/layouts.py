@@ -65,6 +65,8 @@ def run_step(flags: str, dtype: torch.dtype) -> Outcome | None:
         trained = build(run, params_dtype=dtype)
         iterators = data_iterators(run, training_data(run, num_samples=64))
         losses = gradients(run, trained, make_forward_backward(run), iterators)
+        if run.config.parallel.use_distributed_optimizer:
+            _gather_reduced_shards(trained)
         grads = _whole_gradients(run, trained)
         total = _pipeline_sum(sum((loss[LOSS] for loss in losses), torch.zeros(2)).double())
     finally:
@@ -101,6 +103,16 @@ def _whole_gradients(run: Run, trained: Trained) -> dict[str, tuple[int, int, bo
     return found
 
 
+def _gather_reduced_shards(trained: Trained) -> None:
+    """Every replica's own part of the reduced gradients, to all of them."""
+    for part in trained.parts:
+        for buffer in part.buffers:
+            for bucket in buffer.buckets:
+                replicas = buffer.data_parallel_group
+                own = bucket.grad_data.view(replicas.size(), -1)[replicas.rank()].clone()
+                dist.all_gather_into_tensor(bucket.grad_data, own, group=replicas)
+
+
 def _assemble(everyone: list) -> dict[str, torch.Tensor]:
     shards: dict[str, dict[int, tuple]] = {}
     for found in everyone:
@@ -129,12 +141,17 @@ def _pipeline_sum(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def largest_difference(left: Outcome, right: Outcome) -> tuple[float, str]:
-    """Largest relative difference of a gradient (by its norm), and whose it is."""
+def largest_difference(left: Outcome, right: Outcome, *, floor: float = 0.0) -> tuple[float, str]:
+    """Largest relative difference of a gradient (by its norm), and whose it is.
+
+    A gradient below `floor` times the largest one counts as that much: those that are zero but for
+    rounding, as of a bias that all keys share, have no relative difference worth the name.
+    """
     assert left.grads.keys() == right.grads.keys()
+    least = max(1e-30, floor * max(grad.norm().item() for grad in right.grads.values()))
     worst = (abs(left.loss - right.loss) / abs(right.loss), "loss")
     for name, grad in right.grads.items():
         rows = min(len(grad), len(left.grads[name]))
-        difference = (left.grads[name][:rows] - grad[:rows]).norm() / grad.norm().clamp(min=1e-30)
+        difference = (left.grads[name][:rows] - grad[:rows]).norm() / grad.norm().clamp(min=least)
         worst = max(worst, (difference.item(), name))
     return worst
