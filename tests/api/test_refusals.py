@@ -16,7 +16,8 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
 from megatron.seq1f1b.api import chunked_layer_spec, seq1f1b_forward_backward
 from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError, StepError
-from megatron.seq1f1b.runtime.unserved import UNSERVED_FIELDS, refuse_unserved
+from megatron.seq1f1b.runtime.unserved import UNSERVED_FIELDS, refuse_in_one_queue, refuse_unserved
+from megatron.seq1f1b.schedule import add_communication, make_plan
 from tests.api import foreign
 from tests.api.foreign import SEQ_LENGTH, Script, build, call_model, processes, step_of
 from tests.harness import run_distributed
@@ -51,6 +52,18 @@ def test_values_of_the_configuration_are_refused_with_the_number(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         refuse_unserved(SimpleNamespace(**{**PLAIN, **change}), num_stages=2, num_parts=2)
+
+
+def test_plans_that_one_queue_would_stop_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = add_communication(
+        make_plan("seq1f1b-interleaved", stages=2, microbatches=2, chunks=8, virtual_stages=2)
+    )
+    refuse_in_one_queue(plan)
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(ConfigurationError, match=r"would stand still at 0SEND_F0.4, 1SEND_F0.1; set it to 8"):
+        refuse_in_one_queue(plan)
+    refuse_in_one_queue(add_communication(make_plan("seq1f1b", stages=2, microbatches=2, chunks=8)))
 
 
 Step = Callable[[Iterator[Any], Any], tuple[torch.Tensor, Any]]
@@ -201,5 +214,5 @@ def _dying(step: Step) -> Step:
 
 def test_a_dead_stage_is_named_with_action_and_rank() -> None:
     first, last = run_distributed(a_stage_dies, 2)
-    assert last == "I die"
-    assert re.search(r"0(RECV_B|SEND_F)\d\.\d on pipeline rank 0 (from|to) rank 1", first), first
+    assert last == "1F0.0 on stage 1: I die"
+    assert re.search(r"on stage 0: .*0(RECV_B|SEND_F)\d\.\d (from|to) rank 1", first), first

@@ -21,7 +21,7 @@ from megatron.seq1f1b.runtime.loss import ForwardStep
 from megatron.seq1f1b.runtime.messages import MessageBuffers, NewMessage
 from megatron.seq1f1b.runtime.microbatches import Batch
 from megatron.seq1f1b.runtime.program import MegatronProgram, PrefixStates
-from megatron.seq1f1b.runtime.unserved import refuse_keywords, refuse_unserved
+from megatron.seq1f1b.runtime.unserved import refuse_in_one_queue, refuse_keywords, refuse_unserved
 from megatron.seq1f1b.schedule import Plan
 from megatron.seq1f1b.upstream.parallel import Groups, groups_of_step
 from megatron.seq1f1b.upstream.step import get_model_config
@@ -79,7 +79,9 @@ class ChunkedSchedule:
         """The plan that a step with so many microbatches executes."""
         key = (num_microbatches, forward_only)
         if key not in self._plans:
-            self._plans[key] = self._make_plan(num_microbatches, forward_only)
+            plan = self._make_plan(num_microbatches, forward_only)
+            refuse_in_one_queue(plan)
+            self._plans[key] = plan
         return self._plans[key]
 
     @property

@@ -6,10 +6,15 @@ Megatron-Core's schedule functions read these keywords and fields of `ModelParal
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.schedule import Plan
+from megatron.seq1f1b.schedule.single_queue import stuck_in_one_queue
 
 UNSERVED_FIELDS: Mapping[str, str] = {
     "defer_embedding_wgrad_compute": (
@@ -76,6 +81,24 @@ def refuse_keywords(**asked: bool) -> None:
         ConfigurationError: names them.
     """
     _refuse([f"{name}: leave it out" for name, is_asked in asked.items() if is_asked])
+
+
+def refuse_in_one_queue(plan: Plan) -> None:
+    """Refuse a plan that would stand still on devices that start all work from one queue.
+
+    Raises:
+        ConfigurationError: with the actions at which it would, and what to change.
+    """
+    if os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") != "1" or not torch.cuda.is_available():
+        return
+    stuck = stuck_in_one_queue(plan)
+    if stuck:
+        raise ConfigurationError(
+            f"with CUDA_DEVICE_MAX_CONNECTIONS=1 the plan {plan.name} of {plan.num_stages} stages, "
+            f"{plan.num_microbatches} microbatches and {plan.num_chunks} chunks would stand still at "
+            f"{', '.join(stuck)}; set it to 8, use chunks that divide the stages (and microbatches that are "
+            "a multiple of stages / chunks), or a schedule without virtual stages"
+        )
 
 
 def _refuse(reasons: list[str]) -> None:
