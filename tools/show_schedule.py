@@ -28,6 +28,7 @@ from megatron.seq1f1b.partition import PARTITION_STRATEGIES
 from megatron.seq1f1b.planning.devices import load_device
 from megatron.seq1f1b.planning.drawing import to_svg
 from megatron.seq1f1b.planning.models import MODELS, named_model
+from megatron.seq1f1b.planning.nearest import nearest
 from megatron.seq1f1b.planning.page import to_page
 from megatron.seq1f1b.planning.png import to_png
 from megatron.seq1f1b.planning.shown import Shown, show_model, show_units
@@ -143,8 +144,13 @@ def shown_of(arguments: argparse.Namespace, plans: Sequence[Plan]) -> list[Shown
         raise ConfigurationError("--model needs --seq-length as well")
     tensor_parallel = arguments.tensor_parallel or 1
     model, device = named_model(arguments.model), load_device(arguments.device or "a100")
-    if tensor_parallel < 1 or (model.num_query_groups or model.num_heads) % tensor_parallel:
-        raise ConfigurationError(f"--tensor-parallel {tensor_parallel} does not divide the model's heads")
+    heads = model.num_query_groups or model.num_heads
+    if tensor_parallel < 1 or heads % tensor_parallel:
+        possible = nearest(tensor_parallel, (ways for ways in range(1, heads + 1) if heads % ways == 0))
+        raise ConfigurationError(
+            f"--tensor-parallel {tensor_parallel} does not divide the model's {heads} heads of keys and "
+            f"values; use {possible}"
+        )
     return [
         show_model(
             plan,
@@ -208,6 +214,13 @@ def rendered(arguments: argparse.Namespace, shown: Sequence[Shown]) -> str | byt
     return to_svg(drawing) if form == "svg" else to_png(drawing)
 
 
+def in_own_words(message: str) -> str:
+    """A message that names flags of a run, with this tool's."""
+    for of_run, own in {"--pipe-sp-splits": "--chunks", "--pipe-sp-strategy": "--strategy"}.items():
+        message = message.replace(of_run, own)
+    return message
+
+
 def main() -> int:
     """Write what was asked for; 2 when it cannot be had."""
     arguments = parse_arguments()
@@ -219,7 +232,7 @@ def main() -> int:
         else:
             sys.stdout.buffer.write(data)
     except (Seq1F1BError, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {in_own_words(str(error))}", file=sys.stderr)
         return 2
     return 0
 

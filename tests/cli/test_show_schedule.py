@@ -86,11 +86,25 @@ def test_csv_can_be_shown_again(tmp_path: Path) -> None:
         (("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--model", "llama7b"), "did you mean llama2-7b?"),
         (
             ("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--stages", "3"),
-            "32 layers do not divide over 3 stages",
+            "32 layers do not divide over 3 stages of 1 model part; use 2 or 4 stages",
         ),
         (
             ("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--tensor-parallel", "3"),
-            "does not divide the model's heads",
+            "does not divide the model's 32 heads of keys and values; use 2 or 4",
+        ),
+        (
+            (
+                "--schedule",
+                "seq1f1b",
+                *LAYOUT,
+                "--model",
+                "7b",
+                "--seq-length",
+                "4097",
+                "--strategy",
+                "average",
+            ),
+            "--chunks 2 cannot divide --seq-length 4097",
         ),
     ],
 )

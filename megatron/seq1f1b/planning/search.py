@@ -17,6 +17,7 @@ from megatron.seq1f1b.partition import partition
 from megatron.seq1f1b.planning.candidates import Candidate, Problem, candidates
 from megatron.seq1f1b.planning.device_costs import DeviceCosts
 from megatron.seq1f1b.planning.estimate import estimate
+from megatron.seq1f1b.planning.nearest import nearest
 from megatron.seq1f1b.schedule import (
     Plan,
     bubble_formula,
@@ -55,18 +56,18 @@ def search(problem: Problem, *, best: int = 10) -> list[Outcome]:
     if not priced:
         raise ConfigurationError(_impossible(problem))
     outcomes: list[Outcome] = []
-    nearest: tuple[int, Candidate] | None = None
+    closest: tuple[int, Candidate] | None = None
     for _, _, candidate in priced:
         needed = memory_of(problem, candidate)
         if needed > problem.memory_bytes:
-            nearest = min(nearest or (needed, candidate), (needed, candidate), key=lambda pair: pair[0])
+            closest = min(closest or (needed, candidate), (needed, candidate), key=lambda pair: pair[0])
             continue
         outcomes.append(_simulated(problem, candidate, needed))
         if len(outcomes) == NUM_SIMULATED:
             break
     if not outcomes:
-        assert nearest is not None
-        raise ConfigurationError(_short(problem, *nearest))
+        assert closest is not None
+        raise ConfigurationError(_short(problem, *closest))
     return sorted(outcomes, key=lambda outcome: outcome.step_seconds)[:best]
 
 
@@ -203,10 +204,17 @@ def _plan(candidate: Candidate, microbatches: int) -> Plan:
 
 
 def _impossible(problem: Problem) -> str:
+    """What does not divide, and the nearest numbers of devices for which all does."""
+
+    def has_layouts(num_devices: int) -> bool:
+        return any(True for _ in candidates(replace(problem, num_devices=num_devices)))
+
+    possible = nearest(problem.num_devices, filter(has_layouts, range(1, 2 * problem.num_devices + 1)))
+    instead = f"{possible} devices" if possible else "another number of devices"
     return (
         f"no layout of {problem.num_devices} devices divides {problem.model.num_layers} layers, "
         f"{problem.model.num_heads} heads, a global batch of {problem.global_batch_size} sequences and "
-        f"{problem.seq_length} tokens; use another number of devices, or a global batch that it divides"
+        f"{problem.seq_length} tokens; use {instead}, or a global batch that so many devices divide"
     )
 
 

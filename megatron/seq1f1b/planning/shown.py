@@ -14,6 +14,7 @@ from megatron.seq1f1b.planning.devices import Device
 from megatron.seq1f1b.planning.estimate import estimate
 from megatron.seq1f1b.planning.memory_report import GIB, MemoryReport
 from megatron.seq1f1b.planning.models import NamedModel
+from megatron.seq1f1b.planning.nearest import nearest
 from megatron.seq1f1b.planning.timeline import Panel, caption_of, describe
 from megatron.seq1f1b.schedule import (
     Plan,
@@ -149,9 +150,12 @@ def even_layers(num_layers: int, plan: Plan) -> Sequence[int]:
     """
     parts = plan.num_all_virtual_stages
     if num_layers % parts:
+        virtual = plan.num_virtual_stages
+        possible = (stages for stages in range(1, num_layers + 1) if num_layers % (stages * virtual) == 0)
+        stages = nearest(plan.num_stages, possible)
         raise ConfigurationError(
-            f"{num_layers} layers do not divide over {plan.num_stages} stages of {plan.num_virtual_stages} "
-            "model parts; use other --stages or --virtual-stages"
+            f"{num_layers} layers do not divide over {plan.num_stages} stages of {virtual} model "
+            f"part{'s' * (virtual > 1)}; use {f'{stages} stages' if stages else 'other --virtual-stages'}"
         )
     return (num_layers // parts,) * parts
 
