@@ -16,7 +16,7 @@ FLAGS = (
 BITS = ("lm_loss", "grad_norm", "param_norm", "validation_loss")
 
 
-@pytest.mark.parametrize("extra", ["", "--deterministic-mode"])
+@pytest.mark.parametrize("extra", [pytest.param("", marks=pytest.mark.slow), "--deterministic-mode"])
 def test_two_runs_have_the_same_bits(extra: str, tmp_path: Path) -> None:
     folders = [str(tmp_path / name) for name in ("one", "other")]
     run_distributed(train_each, 2, tuple((f"{FLAGS} {extra}", folder) for folder in folders))

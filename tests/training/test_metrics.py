@@ -26,20 +26,20 @@ LAYOUTS = {
 }
 
 
-def test_the_parameter_norm_is_that_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_parameter_norm_is_that_of_one_process(size: int, tmp_path: Path) -> None:
     """Tied embeddings, padded vocabularies, replicated norms and sharded states count once."""
     run_distributed(train_each, 1, ((f"{NORMED} --pipeline-schedule 1f1b", str(tmp_path / "one")),))
     expected = [row["param_norm"] for row in rows_of(tmp_path / "one")]
     assert len(set(expected)) == 3, "it changes with every update"
-    for size, layouts in LAYOUTS.items():
-        runs = tuple(
-            (f"{NORMED} {flags}", str(tmp_path / f"{size}-{number}")) for number, flags in enumerate(layouts)
-        )
-        run_distributed(train_each, size, runs)
-        for flags, run_dir in runs:
-            rows, tolerance = rows_of(run_dir), 1e-3 if "bf16" in flags else 1e-6
-            assert [row["param_norm"] for row in rows] == pytest.approx(expected, rel=tolerance), flags
-            assert all(isinstance(row["num_zeros_in_grad"], int) for row in rows)
+    runs = tuple(
+        (f"{NORMED} {flags}", str(tmp_path / str(number))) for number, flags in enumerate(LAYOUTS[size])
+    )
+    run_distributed(train_each, size, runs)
+    for flags, run_dir in runs:
+        rows, tolerance = rows_of(run_dir), 1e-3 if "bf16" in flags else 1e-6
+        assert [row["param_norm"] for row in rows] == pytest.approx(expected, rel=tolerance), flags
+        assert all(isinstance(row["num_zeros_in_grad"], int) for row in rows)
 
 
 def test_phases_and_waits_are_parts_of_the_step(tmp_path: Path) -> None:
@@ -67,6 +67,20 @@ def test_skipped_steps_are_counted_through_a_resume(tmp_path: Path) -> None:
     assert [row["loss_scale"] for row in rows] == [2.0**power for power in (21, 20, 19, 19, 19)]
     rates = [row["learning_rate"] for row in rows]
     assert rates[0] == rates[1] == rates[2] > rates[3], "no update, no progress"
+
+
+@pytest.mark.parametrize("flags", [PP2, "--use-distributed-optimizer"], ids=["plain", "distributed"])
+def test_a_run_whose_steps_were_all_skipped_resumes(flags: str, tmp_path: Path) -> None:
+    """Its optimizer has no moments yet."""
+    flags = f"--global-batch-size 4 --fp16 --initial-loss-scale {2.0**40} --hysteresis 1 {flags}"
+    save, run = str(tmp_path / "save"), str(tmp_path / "run")
+    runs = (
+        (f"{flags} --train-iters 2 --lr-decay-iters 4 --save {save}", run),
+        (f"{flags} --train-iters 4 --lr-decay-iters 4 --load {save}", run),
+    )
+    run_distributed(train_each, 2, runs)
+    assert [row["skipped_steps"] for row in rows_of(run)] == [1, 2, 3, 4]
+    assert [row["loss_scale"] for row in rows_of(run)] == [2.0**power for power in (40, 39, 38, 37)]
 
 
 STEP = StepMetrics(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.reporting.run_log import RunLog
 from megatron.seq1f1b.training.stop import FILE as STOPPED_FILE
@@ -38,7 +38,7 @@ def open_run(run: Run, run_dir: Path, *, iteration: int) -> RunLog | None:
     if dist.get_rank() == 0:
         try:
             log = _open(run, run_dir, iteration)
-        except Exception as error:  # W&B has errors of its own
+        except (OSError, ValueError, Seq1F1BError) as error:
             failure = [f"the log of the run in {run_dir} cannot be opened: {error}"]
     dist.broadcast_object_list(failure, src=0)
     if failure[0] is not None:

@@ -33,6 +33,10 @@ def sharded_state(
         key: part.sharded_state_dict(metadata=metadata) for key, part in model_parts(trained).items()
     }
     if has_optimizer:
+        for optimizer in getattr(trained.optimizer, "chained_optimizers", [trained.optimizer]):
+            if not optimizer.is_stub_optimizer:
+                # A run whose steps were all skipped has no moments yet, and its reader will look for them.
+                optimizer.init_state_fn(optimizer.optimizer, optimizer.config)
         state["optimizer"] = trained.optimizer.sharded_state_dict(
             state, is_loading=is_loading, metadata=metadata
         )

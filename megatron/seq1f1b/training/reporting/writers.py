@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from megatron.seq1f1b.config import LoggingOptions
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.training.metrics import StepMetrics
 from megatron.seq1f1b.training.reporting.scalars import scalars
 
@@ -86,15 +87,20 @@ class WeightsAndBiases:
         self._interval = options.tensorboard_log_interval or 1
         folder = Path(options.wandb_save_dir or run_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self._run: Any = wandb.init(
-            project=options.wandb_project,
-            entity=options.wandb_entity or None,
-            name=options.wandb_exp_name or run_dir.name,
-            dir=str(folder),
-            config=dict(configuration),
-            id=_dashboard_id(run_dir, is_resumed=iteration > 0),
-            resume="allow",
-        )
+        try:
+            self._run: Any = wandb.init(
+                project=options.wandb_project,
+                entity=options.wandb_entity or None,
+                name=options.wandb_exp_name or run_dir.name,
+                dir=str(folder),
+                config=dict(configuration),
+                id=_dashboard_id(run_dir, is_resumed=iteration > 0),
+                resume="allow",
+            )
+        except Exception as error:  # W&B has many of its own
+            raise ConfigurationError(
+                f"--wandb-project {options.wandb_project}: {error} (WANDB_MODE=offline keeps a run in files)"
+            ) from error
 
     def write(self, metrics: StepMetrics) -> None:
         """Add a point to every chart."""
