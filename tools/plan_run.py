@@ -22,6 +22,7 @@ from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
 from megatron.seq1f1b.model.memory import Recompute
 from megatron.seq1f1b.planning.candidates import Candidate, Problem
 from megatron.seq1f1b.planning.devices import load_device
+from megatron.seq1f1b.planning.links import read_links
 from megatron.seq1f1b.planning.models import MODELS, named_model
 from megatron.seq1f1b.planning.search import Outcome, search
 
@@ -45,6 +46,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, required=True, metavar="N", help="GPUs")
     parser.add_argument("--device", default="a100", metavar="NAME", help="a100, h100 or a .json file (a100)")
     parser.add_argument(
+        "--links", type=Path, metavar="FILE", help="what tools/measure_links.py wrote (the profile's)"
+    )
+    parser.add_argument(
         "--global-batch-size", type=int, metavar="B", help="sequences per step (as many as devices)"
     )
     parser.add_argument("--memory-gb", type=float, metavar="GB", help="per device (the profile's)")
@@ -56,6 +60,8 @@ def parse_arguments() -> argparse.Namespace:
 def problem_of(arguments: argparse.Namespace) -> Problem:
     """What the command line asks."""
     device = load_device(arguments.device)
+    if arguments.links is not None:
+        device = read_links(arguments.links).on(device)
     gigabytes = arguments.memory_gb
     problem = Problem(
         model=named_model(arguments.model),

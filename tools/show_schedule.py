@@ -27,6 +27,7 @@ from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
 from megatron.seq1f1b.partition import PARTITION_STRATEGIES
 from megatron.seq1f1b.planning.devices import load_device
 from megatron.seq1f1b.planning.drawing import to_svg
+from megatron.seq1f1b.planning.links import read_links
 from megatron.seq1f1b.planning.models import MODELS, named_model
 from megatron.seq1f1b.planning.nearest import nearest
 from megatron.seq1f1b.planning.page import to_page
@@ -82,6 +83,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seq-length", type=int, metavar="S", help="tokens of a sequence, with --model")
     parser.add_argument("--device", metavar="NAME", help="a100, h100 or a .json file, with --model (a100)")
     parser.add_argument(
+        "--links", type=Path, metavar="FILE", help="what tools/measure_links.py wrote, with --model"
+    )
+    parser.add_argument(
         "--tensor-parallel", type=int, metavar="T", help="devices per stage, with --model (1)"
     )
     parser.add_argument(
@@ -132,7 +136,7 @@ def _plan_from_file(arguments: argparse.Namespace, path: Path) -> Plan:
 def shown_of(arguments: argparse.Namespace, plans: Sequence[Plan]) -> list[Shown]:
     """The plans, simulated with the costs that were asked for."""
     if arguments.model is None:
-        for name in ("seq_length", "device", "tensor_parallel", "strategy"):
+        for name in ("seq_length", "device", "links", "tensor_parallel", "strategy"):
             if getattr(arguments, name) is not None:
                 raise ConfigurationError(
                     f"{_flag(name)} means nothing without --model; give one, or leave it out"
@@ -144,6 +148,8 @@ def shown_of(arguments: argparse.Namespace, plans: Sequence[Plan]) -> list[Shown
         raise ConfigurationError("--model needs --seq-length as well")
     tensor_parallel = arguments.tensor_parallel or 1
     model, device = named_model(arguments.model), load_device(arguments.device or "a100")
+    if arguments.links is not None:
+        device = read_links(arguments.links).on(device)
     heads = model.num_query_groups or model.num_heads
     if tensor_parallel < 1 or heads % tensor_parallel:
         possible = nearest(tensor_parallel, (ways for ways in range(1, heads + 1) if heads % ways == 0))
