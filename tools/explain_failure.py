@@ -22,7 +22,7 @@ OUT_OF_MEMORY = re.compile(
 NOT_JOINED = re.compile(r"RendezvousConnectionError|RendezvousTimeoutError|RendezvousClosedError")
 OUR_WORD = re.compile(r"pretrain_gpt\.py: (rank \d+: )?(.+)")
 EXCEPTION = re.compile(
-    r"^(?:\[rank\d+\]:\s*|\[\d+\] )?((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)"
+    r"^(?:\[\d+\] )?(?:\[rank\d+\]:\s*)?((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)"
 )
 BROKEN_CONNECTION = re.compile(
     r"Connection (closed|reset|refused)|Broken pipe|NCCL.*remote|DistBackendError", re.I
@@ -52,7 +52,7 @@ def explain(run_dir: Path) -> Failure:
     for line in lines:
         if (found := OUR_WORD.search(line)) and found[1] is None:
             return Failure(kind="refused", reason=_short(found[2]))
-    if any(NOT_JOINED.search(line) for line in lines):
+    if not _logs(run_dir) and any(NOT_JOINED.search(line) for line in lines):
         return Failure(kind="not joined", reason=_rendezvous(run_dir))
     said = [found[1] + found[2] for line in lines if (found := OUR_WORD.search(line)) and found[1]]
     raised = [found[1] for line in lines if (found := EXCEPTION.search(line)) and not AFTERMATH.search(line)]
@@ -66,13 +66,21 @@ def explain(run_dir: Path) -> Failure:
 
 
 def _lines(run_dir: Path) -> Iterator[str]:
-    """What the processes said, those that have files of their own first, newest start only."""
+    """What the processes of the last start said, those that have files of their own first."""
+    for path in _logs(run_dir):
+        yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
+    log, started = run_dir / "train.log", run_dir / "logs" / "started"
+    if log.is_file():
+        begin = int(started.read_text()) if started.is_file() else 0
+        yield from log.read_bytes()[begin:].decode(errors="replace").splitlines()
+
+
+def _logs(run_dir: Path) -> list[Path]:
+    """The files of the last start's processes; none where the nodes did not meet."""
     started = run_dir / "logs" / "started"
     since = started.stat().st_mtime if started.exists() else 0.0
     logs = sorted((run_dir / "logs").glob("*/*/attempt_*/*/std*.log"))
-    for path in [*(log for log in logs if log.stat().st_mtime >= since), run_dir / "train.log"]:
-        if path.is_file():
-            yield from path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [log for log in logs if log.stat().st_mtime >= since]
 
 
 def _rendezvous(run_dir: Path) -> str:

@@ -39,9 +39,12 @@ use_environment() {
   if "$current" tools/check_environment.py "${ranges[@]}" >/dev/null; then
     lead_with "$current"
   else
+    exec 8<requirements.txt # one at a time, where several nodes share this folder
+    ! command -v flock >/dev/null || flock 8
     if ! { [ -x .venv/bin/python ] && .venv/bin/python tools/check_environment.py "${pins[@]}" >/dev/null; }; then
       make_environment "$current" "${files[@]}"
     fi
+    exec 8<&-
     lead_with "$PWD/.venv/bin/python"
   fi
   say "Python: $(python -c 'import sys, platform; print(platform.python_version(), "in", sys.prefix)')"

@@ -1,9 +1,17 @@
-"""What the runs of a sweep amount to: results.csv, a Markdown table and a plot."""
+"""What the runs of a sweep amount to: results.csv, a Markdown table and a plot.
+
+    python tools/sweep_report.py runs/NAME --into docs/cluster.md
+
+puts a sweep's table between the page's marks, and its plot beside the page as sweep.svg.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -103,7 +111,8 @@ def to_markdown(results: Sequence[Result], *, changing: Sequence[str], flags: Se
         else:
             cells += [result.status, "", "", "", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    shared = {name: value for name, value in results[0].settings.items() if name not in changing}
+    left_out = ("DATA_PATH", *changing)
+    shared = {name: value for name, value in results[0].settings.items() if name not in left_out}
     same = " ".join([f"{name}={value}" for name, value in shared.items()] + list(flags))
     lines += ["", f"The same in all runs: {same}."] if same else [""]
     lines += [
@@ -165,3 +174,30 @@ def _some(value: float | None, *, scale: float = 1.0) -> list[float]:
 
 def _top(row: int) -> float:
     return HEADING + row * (ROW + GAP)
+
+
+def insert(folder: Path, page: Path) -> None:
+    """Replace what stands between the page's marks with a sweep's table."""
+    text = page.read_text(encoding="utf-8")
+    table = (folder / "results.md").read_text(encoding="utf-8")
+    marks = re.compile(r"(<!-- sweep -->\n).*(<!-- end of sweep -->)", re.S)
+    if not marks.search(text):
+        raise SystemExit(f"error: {page} has no marks <!-- sweep --> and <!-- end of sweep -->")
+    page.write_text(marks.sub(lambda found: found[1] + table + found[2], text), encoding="utf-8")
+    shutil.copy(folder / "results.svg", page.parent / "sweep.svg")
+
+
+def main() -> int:
+    """Read the command line, put the table into the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="the folder of a sweep")
+    parser.add_argument("--into", type=Path, required=True, metavar="PAGE", help="a Markdown page with marks")
+    arguments = parser.parse_args()
+    insert(arguments.folder, arguments.into)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -47,7 +47,9 @@ PartitionName=test Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 def missing() -> str | None:
     """Why there can be no cluster here; None where there can."""
-    programs = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name) is None]
+    programs = [
+        name for name in ("munged", "slurmctld", "slurmd", "sbatch", "setpriv") if shutil.which(name) is None
+    ]
     if programs:
         return f"needs {', '.join(programs)}: bash tests/slurm/run.sh installs them"
     return None if os.geteuid() == 0 else "needs root, to start SLURM's daemons"
@@ -78,15 +80,6 @@ class Cluster:
         """How often a job went back into the queue."""
         found = re.search(r"Restarts=(\d+)", self.ask("scontrol", "show", "job", "-o", job))
         return int(found[1]) if found else 0
-
-    def start_now(self, job: str) -> None:
-        """SLURM lets a job wait some minutes before it starts again; this one need not."""
-        subprocess.run(
-            ["scontrol", "update", f"JobId={job}", "StartTime=now"],
-            env=self.environment,
-            capture_output=True,
-            check=False,
-        )
 
     def processes_on(self, node: int, job: str) -> list[psutil.Process]:
         """The training processes of a job on one of its nodes."""
@@ -158,8 +151,10 @@ MUNGE_FILES = {
 
 @contextmanager
 def _daemon(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+    # However the tests end, the daemons end with them.
+    bound = ["setpriv", "--pdeathsig", "TERM", *command]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        bound, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as daemon:
         try:
             yield

@@ -44,13 +44,13 @@ others_of() {
 
 # watch_input PID: ends with PID's status; ends PID where standard input ends before it.
 watch_input() {
-  local pid=$1 status=0
+  local pid=$1 status=0 watcher
   exec 3<&0
   (
-    cat <&3 >/dev/null
-    kill -TERM "$pid" 2>/dev/null
-  ) &
-  local watcher=$!
+    while read -r _ <&3; do :; done
+    kill -TERM "$pid"
+  ) >/dev/null 2>&1 &
+  watcher=$!
   wait "$pid" || status=$?
   kill "$watcher" 2>/dev/null || true
   exit "$status"

@@ -84,10 +84,17 @@ set_container() {
   fi
 }
 
-# ask_to_save: SLURM's signal before the time limit goes on to the training processes (node.sh shields torchrun).
+# ask_to_save: SLURM's signal before the time limit goes on to the training processes (node.sh shields torchrun), once
+# they listen: after their first step.
 ask_to_save() {
   say "the time limit is near: the run saves and ends, and the job goes back into the queue"
-  scancel --signal=USR1 "$SLURM_JOB_ID"
+  (
+    until [ "$RUN_DIR/metrics.jsonl" -nt "$RUN_DIR/logs/started" ]; do
+      sleep 1
+    done
+    sleep 2
+    scancel --signal=USR1 "$SLURM_JOB_ID"
+  ) &
 }
 
 # stop_sweep PID: the run that SLURM's signal meets is made again; those before it are kept.

@@ -34,7 +34,9 @@ prepare_launch() {
   export RUN_DIR NODES GPUS_PER_NODE
   export RENDEZVOUS_SECONDS=${RENDEZVOUS_SECONDS:-300}
   mkdir -p "$RUN_DIR/logs"
-  touch "$RUN_DIR/logs/started"
+  # Where this start's part of the log begins.
+  touch "$RUN_DIR/train.log"
+  stat -c %s "$RUN_DIR/train.log" >"$RUN_DIR/logs/started"
   if [ "$NODES" -gt 1 ]; then
     set_rendezvous
   fi
@@ -57,10 +59,6 @@ set_rendezvous() {
     allocation) RENDEZVOUS=$(first_node):$port ;;
     hosts) RENDEZVOUS=${MASTER_ADDR:-${HOSTS[0]}}:$port ;;
     node) RENDEZVOUS=$MASTER_ADDR:${MASTER_PORT:-29500} ;;
-    *)
-      refuse "NODES=$NODES needs to know where the nodes meet: inside SLURM nothing more; else HOSTFILE=hosts.txt (one" \
-        "host per line, reached by ssh), or on every node MASTER_ADDR=first-node NODE_RANK=0 (1, 2, ... on the others)"
-      ;;
   esac
   export RENDEZVOUS
   printf '%s (waited %s s)\n' "$RENDEZVOUS" "$RENDEZVOUS_SECONDS" >"$RUN_DIR/logs/rendezvous"
@@ -111,24 +109,34 @@ read_hostfile() {
 
 # start_on_hosts: LAUNCH on every host by ssh; the first that fails ends the others.
 start_on_hosts() {
-  local rank status=0 remote
-  local -a pids=()
+  local rank status=0 pipe
+  local -a running=()
+  # Each node ends when its standard input does: when this shell closes the pipe, or is gone.
+  pipe=$(mktemp -u)
+  mkfifo "$pipe"
+  exec 9<>"$pipe"
+  rm "$pipe"
   for rank in "${!HOSTS[@]}"; do
-    remote=$(remote_command "$rank")
-    # Each node ends when its standard input does: with this shell, or with its tail.
     # shellcheck disable=SC2029  # expanded here on purpose
-    tail -f /dev/null --pid=$$ | ${REMOTE_SHELL:-ssh} "${HOSTS[rank]}" "$remote" &
-    pids+=("$!")
+    ${REMOTE_SHELL:-ssh} "${HOSTS[rank]}" "$(remote_command "$rank")" </proc/self/fd/9 9>&- &
+    running[rank]=$!
   done
-  for rank in "${!HOSTS[@]}"; do
-    wait -n "${pids[@]}" || status=$?
-    if [ "$status" != 0 ]; then
-      say "a node ended with status $status: ending the others"
-      kill "${pids[@]}" 2>/dev/null || true
-      wait
-      return "$status"
-    fi
+  while [ ${#running[@]} -gt 0 ] && [ "$status" = 0 ]; do
+    sleep 0.5 9>&-
+    for rank in "${!running[@]}"; do
+      kill -0 "${running[rank]}" 2>/dev/null && continue
+      wait "${running[rank]}" || status=$?
+      unset "running[rank]"
+      [ "$status" = 0 ] || say "${HOSTS[rank]} ended with status $status: ending the others"
+    done
   done
+  exec 9>&-
+  for _ in {1..40}; do # a host that is gone answers nothing
+    [ -n "$(jobs -r)" ] || break
+    sleep 1
+  done
+  [ ${#running[@]} = 0 ] || kill "${running[@]}" 2>/dev/null || true
+  return "$status"
 }
 
 # remote_command RANK: prints what a host's shell is to run.
