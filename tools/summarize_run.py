@@ -59,10 +59,31 @@ def summary(metrics: Metrics, run_dir: Path) -> list[str]:
         f"trained  {len(metrics)} steps on {metrics[-1]['consumed_tokens']:,} tokens",
         f"loss     {losses[0]:.3f} at the first step, {statistics.mean(last):.3f} over the last {len(last)}",
         f"         {chart(losses)}",
+        *_checked(metrics),
+        *_trouble(metrics),
         f"speed    {speed:,.0f} tokens/s, {seconds:.2f} s a step (medians)",
         f"memory   {stages} MiB at most, stage by stage",
         f"files    {run_dir}: {files}",
     ]
+
+
+def _checked(metrics: Metrics) -> list[str]:
+    """The last validation, of every set, and the test."""
+    lines = []
+    validated = [step for step in metrics if step.get("validation_loss") is not None]
+    for step in validated[-1:]:
+        sets = step.get("validation_losses") or {}
+        names = ", ".join(f"{name} {loss:.3f}" for name, loss in sets.items())
+        loss = f"{step['validation_loss']:.3f}{f' ({names})' if names else ''}"
+        lines.append(f"checked  validation loss {loss} at step {step['iteration']}")
+    if metrics[-1].get("test_loss") is not None:
+        lines.append(f"         test loss {metrics[-1]['test_loss']:.3f}")
+    return lines
+
+
+def _trouble(metrics: Metrics) -> list[str]:
+    skipped, spikes = metrics[-1].get("skipped_steps", 0), metrics[-1].get("loss_spikes", 0)
+    return [f"trouble  {skipped} steps skipped, {spikes} loss spikes"] if skipped or spikes else []
 
 
 def chart(values: list[float]) -> str:
