@@ -69,7 +69,13 @@ class ModelMemory:
     """LayerNorm's; RMSNorm has none."""
     has_qk_norm: bool = False
     is_output_tied: bool = False
+    has_dropout: bool = False
+    """Of hidden states."""
     recompute: Recompute = Recompute.NONE
+    num_recomputed: int | None = None
+    """With FULL: only the first so many layers of a model part; None for all."""
+    recomputed_together: int = 1
+    """With FULL: so many layers in a row keep the first one's input alone."""
     kv_holding: KVHolding = KVHolding.IN_PLACE
     cross_entropy_slice_tokens: int | None = None
     """Most tokens whose logits exist at once; None for those of a chunk."""
@@ -136,11 +142,16 @@ class ModelMemory:
 
     # --- what stays from forward to backward
 
-    def layer_bytes_per_token(self, *, micro_batch_size: int = 1) -> float:
-        """Saved by one layer beside keys and values; a microbatch's sequences share the angles."""
+    def part_bytes_per_token(self, layers: int, *, micro_batch_size: int = 1) -> float:
+        """Saved by so many layers beside keys and values; a microbatch's sequences share the angles."""
+        recomputed = 0
         if self.recompute is Recompute.FULL:
-            return self._hidden * self.element_bytes
-        saved = self._layer_elements(micro_batch_size) * self.element_bytes
+            recomputed = layers if self.num_recomputed is None else min(layers, self.num_recomputed)
+        inputs = -(-recomputed // self.recomputed_together) * self._hidden * self.element_bytes
+        return inputs + (layers - recomputed) * self._kept_layer_bytes(micro_batch_size)
+
+    def _kept_layer_bytes(self, micro_batch_size: int) -> float:
+        saved = self._layer_elements(micro_batch_size) * self.element_bytes + self._mask_bytes
         if self.recompute is Recompute.SELECTIVE:
             # The output stays: the projection reads it.
             return saved + (self._fused_projection + self._key_value / 2) * self.element_bytes
@@ -149,6 +160,15 @@ class ModelMemory:
     def saved_layer_bytes_per_token(self) -> float:
         """What one layer makes and reads again, whether it is kept or recomputed."""
         return self._layer_elements(1) * self.element_bytes + self.kv_bytes_per_token()
+
+    def embedding_mask_bytes_per_token(self) -> float:
+        """Saved by the dropout of the embedding's output."""
+        return self._mask_bytes / 2
+
+    @property
+    def _mask_bytes(self) -> float:
+        """What the dropouts behind attention and MLP let through, a byte each."""
+        return 2 * self._hidden if self.has_dropout else 0.0
 
     def _layer_elements(self, micro_batch_size: int) -> float:
         attention = 2 * self._query + (self._fused_projection if self.has_qk_norm else 0)
@@ -259,8 +279,11 @@ class ModelMemory:
         return (rows + tokens) * self.dimensions.hidden_size * self.element_bytes
 
     def _recomputed_layer_bytes(self) -> float:
-        """One layer's activations, made again under full recomputation."""
-        if self.recompute is not Recompute.FULL:
+        """Activations made again at once under full recomputation.
+
+        Where later layers are kept, those are gone when the first ones are made again.
+        """
+        if self.recompute is not Recompute.FULL or self.num_recomputed is not None:
             return 0.0
-        made_again = (self._layer_elements(1) - self._hidden) * self.element_bytes
-        return made_again + self._log_sum_exp_bytes
+        layer = self._layer_elements(1) * self.element_bytes + self._mask_bytes + self._log_sum_exp_bytes
+        return self.recomputed_together * layer - self._hidden * self.element_bytes

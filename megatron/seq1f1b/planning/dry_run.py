@@ -20,7 +20,7 @@ from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.model.memory import GRADIENT_BYTES, optimizer_bytes_per_parameter
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.planning.fake_stage import fake_rank, zeros_like_tokens
-from megatron.seq1f1b.planning.flash_shapes import FlashShapes, rms_norm
+from megatron.seq1f1b.planning.flash_shapes import FlashShapes, dropout, rms_norm
 from megatron.seq1f1b.planning.forked import map_in_forks
 from megatron.seq1f1b.planning.from_run import RunLike, allocator_overhead_of, is_mixed_precision
 from megatron.seq1f1b.planning.live_bytes import POOLED, Category, LiveBytes
@@ -83,6 +83,7 @@ class _Stage:
             ),
             mock.patch("megatron.seq1f1b.model.gpt.initialize_weights"),
             mock.patch("torch.nn.functional.rms_norm", rms_norm),
+            mock.patch("torch.nn.functional.dropout", dropout),
         ):
             parts = build_parts()
             live = self._run_plan(parts, forward_step)

@@ -166,8 +166,9 @@ class _Walk:
     def _saved(self, action: Action, chunk: Chunk) -> float:
         """What one unit's forward keeps beside the cache."""
         memory, layers = self._memory, self._layers[action.virtual_stage]
-        per_layer = memory.layer_bytes_per_token(micro_batch_size=self._batch)
-        saved = chunk.length * per_layer * layers
+        saved = chunk.length * memory.part_bytes_per_token(layers, micro_batch_size=self._batch)
+        if action.virtual_stage == self._plan.first_virtual_stage:
+            saved += chunk.length * memory.embedding_mask_bytes_per_token()
         if memory.kv_holding is KVHolding.CONCATENATED:
             rows = chunk.length + (chunk.stop if chunk.count > 1 else 0)
             saved += rows * memory.kv_bytes_per_token() * layers

@@ -2,7 +2,7 @@
 
 A dry run's tensors would choose kernels for CPU, but the run is meant for GPUs. `FlashShapes` makes
 tensors of the shapes that `_flash_attention_forward` and `_flash_attention_backward` make, inside the
-real chunked attention; `rms_norm` keeps what the fused CUDA kernel keeps.
+real chunked attention; `rms_norm` and `dropout` keep what the CUDA kernels keep.
 """
 
 from __future__ import annotations
@@ -86,3 +86,26 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tensor, _, weight = ctx.saved_tensors
         return torch.empty_like(tensor), torch.empty_like(weight)
+
+
+def dropout(
+    tensor: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> torch.Tensor:
+    """Stands for `torch.nn.functional.dropout`; keeps a byte per element."""
+    if not training or p == 0.0:
+        return tensor
+    dropped: torch.Tensor = _Dropout.apply(tensor)
+    return dropped
+
+
+class _Dropout(torch.autograd.Function):
+    """Shapes alone."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(torch.empty_like(tensor, dtype=torch.bool))
+        return torch.empty_like(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(grad_output)

@@ -64,14 +64,22 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
     """The model on one rank of a run.
 
     Raises:
-        ConfigurationError: a model with experts, whose memory depends on where routers send tokens.
+        ConfigurationError: a model with experts, whose memory depends on where routers send tokens, or
+            recomputation of parts of layers that the closed form does not know.
     """
     if dimensions.experts is not None:
         raise ConfigurationError(
             f"memory is not estimated for --num-experts {dimensions.experts.num_experts}: it depends on "
             "where routers send tokens; metrics.jsonl of a short run has the peak of every stage"
         )
-    model, parallel = config.model, config.parallel
+    model, parallel, recompute = config.model, config.parallel, layout.recompute
+    if set(recompute.modules) - {"core_attn"}:
+        raise ConfigurationError(
+            f"the closed form does not know --recompute-modules {' '.join(recompute.modules)}; "
+            "pretrain_gpt.py --dry-run counts it"
+        )
+    most_layers = max(layout.layers_of_virtual_stages)
+    is_block = recompute.method == "block" and (recompute.num_layers or 0) < most_layers
     is_rotary = model.position_embedding_type == "rope"
     return ModelMemory(
         dimensions=dimensions,
@@ -86,6 +94,9 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
         has_norm_bias=model.normalization == "LayerNorm",
         has_qk_norm=model.qk_layernorm,
         is_output_tied=not model.untie_embeddings_and_output_weights,
-        recompute=Recompute(config.training.recompute_granularity or Recompute.NONE),
+        has_dropout=model.hidden_dropout > 0,
+        recompute=Recompute(recompute.granularity or Recompute.NONE),
+        num_recomputed=recompute.num_layers if is_block else None,
+        recomputed_together=(recompute.num_layers or 1) if recompute.method == "uniform" else 1,
         cross_entropy_slice_tokens=config.training.cross_entropy_slice_tokens,
     )
