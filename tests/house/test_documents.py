@@ -19,6 +19,12 @@ TINY_RUN = f"{TINY_MODEL} --global-batch-size 2 --train-iters 2 --log-interval 1
 RUN_ELSEWHERE = {
     "bash exp.sh": "tests/house/test_exp.py",
     "bash tests/run.sh": "this very run",
+    **{
+        f"torchrun --standalone --nproc_per_node 2 examples/megatron_core_script/on_cpu.py {name}.py": (
+            "tests/house/test_packaging.py"
+        )
+        for name in ("stock", "chunked")
+    },
     "bash tests/run.sh --all": "this very run",
     "bash tests/run.sh tests/harness -k hang": "this very run",
 }
@@ -124,6 +130,16 @@ def test_a_run_can_be_looked_into(tmp_path: Path) -> None:
     assert {"timeline.json", "timeline.svg"} <= {each.name for each in (folder / "runs/chunks").iterdir()}
 
 
+@pytest.mark.slow
+def test_links_are_measured_and_planned_with(tmp_path: Path) -> None:
+    folder, page = workspace(tmp_path), "docs/embedding.md"
+    run_command(
+        documented("torchrun --standalone --nproc_per_node 4 tools/measure_links.py", page), cwd=folder
+    )
+    printed = run_command(documented("python tools/plan_run.py", page), cwd=folder)
+    assert "links measured, links.json" in printed
+
+
 def test_the_page_of_flags_is_what_its_command_writes(tmp_path: Path) -> None:
     command = "python tools/list_flags.py --output docs/flags.md"
     assert f"`{command}`" in (ROOT / "docs/flags.md").read_text()
@@ -135,6 +151,8 @@ def test_every_command_is_run_by_a_test() -> None:
     source = Path(__file__).read_text()
     starts = re.findall(r'documented\("([^"]+)"', source)
     for document in DOCUMENTS:
+        if document == "docs/cluster.md":  # tests/launch/test_cluster_page.py
+            continue
         for command in commands_of(document):
             is_run = any(command.startswith(start) for start in starts) or "show_schedule" in command
             assert is_run or command in RUN_ELSEWHERE, f"no test runs {command!r} of {document}"

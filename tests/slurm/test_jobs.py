@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -150,6 +151,16 @@ def test_a_job_at_its_time_limit_saves_and_goes_back_into_the_queue(cluster: Clu
     iterations = [int(row["iteration"]) for row in job.rows()]
     assert iterations == list(range(1, len(iterations) + 1)), "no step is lost or made twice"
     cluster.ask("scancel", job.id)
+    print(job.output())
+
+
+def test_a_sweep_is_one_job(cluster: Cluster, checkout: Path) -> None:
+    job = Job(
+        cluster, checkout, "sweep", TRAIN_ITER="2", SCHEDULE="1f1b seq1f1b", PP_SP="1 4", GPUS_PER_NODE="2"
+    )
+    job.wait_for_end()
+    rows = list(csv.DictReader((job.run_dir / "results.csv").read_text().splitlines()))
+    assert [row["status"] for row in rows] == ["ok", "skipped", "ok", "ok"], job.output()
     print(job.output())
 
 
