@@ -137,14 +137,14 @@ class _Stage:
         ]
 
     def _message_maker(self, part: torch.nn.Module, live: LiveBytes) -> Callable[[Chunk], torch.Tensor]:
-        """As the runtime's, counted as communication until it is consumed."""
+        """As the runtime's, counted with its pool."""
         config = self._run.config
         shards = config.parallel.tensor_model_parallel_size if config.parallel.sequence_parallel else 1
         dtype = next(part.parameters()).dtype
 
         def new_message(chunk: Chunk) -> torch.Tensor:
             shape = (chunk.length // shards, config.training.micro_batch_size, config.model.hidden_size)
-            with live.making(Category.COMMUNICATION):
+            with live.making(Category.RECEIVED):
                 return torch.empty(shape, dtype=dtype)
 
         return new_message
@@ -164,7 +164,7 @@ class _Stage:
             kv_cache_bytes=live.at_peak[Category.KV_CACHE],
             dkv_bytes=live.at_peak[Category.DKV],
             logits_bytes=live.at_peak[Category.LOGITS],
-            communication_bytes=live.at_peak[Category.COMMUNICATION],
+            communication_bytes=live.at_peak[Category.COMMUNICATION] + live.at_peak[Category.RECEIVED],
             peak_action=live.peak_label,
         )
 
@@ -244,7 +244,7 @@ class _SilentChannels:
 
     def post_receive(self, channel: Channel, buffer: torch.Tensor, *, what: str) -> _Arrived:
         """The buffer as it is."""
-        return _Arrived(buffer, self._live)
+        return _Arrived(buffer)
 
     def send(self, channel: Channel, tensor: torch.Tensor, *, what: str) -> None:
         """Keep the message until the channel's next one."""
@@ -259,11 +259,9 @@ class _SilentChannels:
 class _Arrived:
     """A posted receive whose message is there."""
 
-    def __init__(self, buffer: torch.Tensor, live: LiveBytes) -> None:
+    def __init__(self, buffer: torch.Tensor) -> None:
         self._buffer = buffer
-        self._live = live
 
     def wait(self) -> torch.Tensor:
-        """The buffer, an activation from now on."""
-        self._live.move(self._buffer, Category.ACTIVATIONS)
+        """The buffer."""
         return self._buffer

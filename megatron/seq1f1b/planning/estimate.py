@@ -1,12 +1,13 @@
 """Peak memory of every stage in closed form: a plan's occupancy times what the layers hold.
 
 Walks the actions of each rank once: a forward adds what its chunk's layers save, a backward frees
-it, posted receives and messages on their way count while they are there, and every action has its
-temporaries. Buffers of the KV cache are pooled: the most that a stage ever holds, it holds always.
+it, messages on their way count while they are there, and every action has its temporaries. Buffers of
+the KV cache and of received messages are pooled: the most that a stage ever holds, it holds always.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,8 @@ class _Walk:
         self._communicates = plan.has_communication
         self._held = _Held()
         self._on_the_way: dict[ActionKind, float] = {}
+        self._received: Counter[Chunk] = Counter()
+        self._most_received: Counter[int] = Counter()
         self._peak = _Held(activations=-1.0)
         self._peak_action = ""
 
@@ -97,6 +100,10 @@ class _Walk:
         kv_caches, dkv = self._pooled()
         memory, longest = self._memory, max(chunk.length for chunk in self._chunks)
         tables = memory.rotary_table_bytes_per_token() * self._chunks[-1].stop * len(self._parts)
+        received = sum(
+            length * count * self._batch * memory.message_bytes_per_token()
+            for length, count in self._most_received.items()
+        )
         gathered = memory.gathered_bytes_per_token() * longest * self._batch
         return StageMemory(
             stage=self._rank,
@@ -107,7 +114,7 @@ class _Walk:
             kv_cache_bytes=round(kv_caches),
             dkv_bytes=round(dkv),
             logits_bytes=round(self._peak.logits),
-            communication_bytes=round(self._peak.messages + gathered),
+            communication_bytes=round(self._peak.messages + received + gathered),
             peak_action=self._peak_action,
         )
 
@@ -115,8 +122,7 @@ class _Walk:
         kind, chunk = action.kind, self._chunks[action.chunk]
         message = self._message(chunk)
         if kind.is_receive:
-            self._held = self._held.plus(messages=message)
-            self._note(action, self._held)
+            self._receive(chunk)
         elif kind.is_send:
             before = self._on_the_way.get(kind, 0.0)
             self._on_the_way[kind] = message
@@ -124,14 +130,14 @@ class _Walk:
         elif kind is F:
             self._forward(action, chunk)
         elif kind is W:
+            self._finish(action, chunk)
             self._held = self._held.plus(-self._pending(action, chunk), -self._pending_head(action, chunk))
         else:
             self._backward(action, chunk)
 
     def _forward(self, action: Action, chunk: Chunk) -> None:
         tokens, memory = chunk.length * self._batch, self._memory
-        arrived = self._message(chunk) if self._receives(action) else 0.0
-        self._held = self._held.plus(self._saved(action, chunk), self._softmax(action, chunk), -arrived)
+        self._held = self._held.plus(self._saved(action, chunk), self._softmax(action, chunk))
         worst = self._held.plus(activations=tokens * memory.forward_temporary_bytes_per_token())
         if self._is_last(action):
             head = self._held.plus(logits=memory.head_forward_temporary_bytes(tokens))
@@ -140,8 +146,6 @@ class _Walk:
 
     def _backward(self, action: Action, chunk: Chunk) -> None:
         tokens, memory = chunk.length * self._batch, self._memory
-        if self._receives(action):
-            self._held = self._held.plus(messages=-self._message(chunk))
         temporary = memory.backward_temporary_bytes(chunk.length, chunk.start) * self._batch
         kept = self._pending(action, chunk) if action.kind is I else 0.0
         kept_head = self._pending_head(action, chunk) if action.kind is I else 0.0
@@ -153,9 +157,21 @@ class _Walk:
             worst = max(worst, head, key=lambda held: held.total)
         self._note(action, worst)
         self._held = self._held.plus(kept - self._saved(action, chunk), kept_head - softmax)
+        if action.kind is B:
+            self._finish(action, chunk)
         if action.virtual_stage == self._plan.first_virtual_stage:
             embedding = memory.embedding_backward_bytes(tokens)
             self._note(action, self._held.plus(activations=embedding))
+
+    def _receive(self, chunk: Chunk) -> None:
+        """A buffer of the chunk's length is in use until the chunk's last action."""
+        self._received[chunk] += 1
+        in_use = sum(count for other, count in self._received.items() if other.length == chunk.length)
+        self._most_received[chunk.length] = max(self._most_received[chunk.length], in_use)
+
+    def _finish(self, action: Action, chunk: Chunk) -> None:
+        """Its buffers can be used again; they stay."""
+        self._received[chunk] -= sum(self._receives(action._replace(kind=kind)) for kind in (F, B))
 
     def _note(self, action: Action, held: _Held) -> None:
         if held.total > self._peak.total:
@@ -176,7 +192,9 @@ class _Walk:
             saved += chunk.length * memory.kv_bytes_per_token() * layers
         if self._is_last(action):
             saved += chunk.length * memory.head_bytes_per_token()
-        return saved * self._batch
+        # The first layer's input is the message as it was received.
+        received = self._message(chunk) if self._receives(action._replace(kind=F)) else 0.0
+        return saved * self._batch - received
 
     def _softmax(self, action: Action, chunk: Chunk) -> float:
         if not self._is_last(action):
@@ -219,7 +237,7 @@ class _Walk:
         return action.virtual_stage == self._plan.last_virtual_stage
 
     def _receives(self, action: Action) -> bool:
-        """Whether the action consumes a message that was counted."""
+        """Whether the action consumes a message."""
         if not self._communicates:
             return False
         edge = self._plan.first_virtual_stage if action.kind is F else self._plan.last_virtual_stage

@@ -25,11 +25,12 @@ class Category(str, Enum):
     ACTIVATIONS = "activations"
     LOGITS = "logits"
     COMMUNICATION = "communication"
+    RECEIVED = "received"
     KV_CACHE = "kv_cache"
     DKV = "dkv"
 
 
-POOLED = (Category.KV_CACHE, Category.DKV)
+POOLED = (Category.RECEIVED, Category.KV_CACHE, Category.DKV)
 """Buffers that go back to a pool and stay: a later step holds all of them from its start."""
 
 
