@@ -46,7 +46,10 @@ def run_section(name: str, arguments: argparse.Namespace) -> bool:
     print(json.dumps({"section": name, "budget_seconds": budget}), flush=True)
     try:
         status: int | str = subprocess.run(
-            [*command, *(["tiny"] if arguments.tiny else [])], cwd=ROOT, timeout=budget + GRACE_SECONDS, check=False
+            [*command, *(["tiny"] if arguments.tiny else [])],
+            cwd=ROOT,
+            timeout=budget + GRACE_SECONDS,
+            check=False,
         ).returncode
     except subprocess.TimeoutExpired:
         status = "killed: it outran its budget"

@@ -9,22 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from megatron.seq1f1b.upstream import install_cpu_support
 
 install_cpu_support()
 
-import torch  # noqa: E402
+import torch
 
-from benchmarks.device_clock import Clock  # noqa: E402
-from megatron.seq1f1b.attention import (  # noqa: E402
+from benchmarks.device_clock import Clock
+from megatron.seq1f1b.attention import (
     CachePool,
     SequenceState,
     choose_backend,
     chunked_attention,
 )
-from megatron.seq1f1b.chunk import chunks_from  # noqa: E402
-from megatron.seq1f1b.errors import BackendError  # noqa: E402
+from megatron.seq1f1b.chunk import chunks_from
+from megatron.seq1f1b.errors import BackendError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -103,8 +104,10 @@ def inputs_of(case: Case, device: str) -> list[torch.Tensor]:
 
 def attention(section: Section) -> None:
     """Chunks over one call, by backend, dtype, length and k."""
-    lengths, chunk_counts, rounds = ((4096, 16384, 32768), (2, 4, 8), 7)
-    small = {}
+    lengths: tuple[int, ...] = (4096, 16384, 32768)
+    chunk_counts: tuple[int, ...] = (2, 4, 8)
+    rounds = 7
+    small: dict[str, int] = {}
     if section.is_tiny:
         lengths, chunk_counts, rounds, small = (64,), (2,), 1, {"heads": 4, "groups": 2, "head_dim": 8}
     fast = "torch-flash" if section.device == "cuda" else "cpu"
@@ -117,11 +120,9 @@ def attention(section: Section) -> None:
     for case in section.within_budget(cases):
         assert isinstance(case, Case)
         inputs, pool = inputs_of(case, section.device), CachePool()
-        whole = replace(case, chunks=1)
+        both = (partial(run_attention, each, inputs, pool) for each in (case, replace(case, chunks=1)))
         try:
-            pairs = section.clock.alternate(
-                lambda: run_attention(case, inputs, pool), lambda: run_attention(whole, inputs, pool), rounds=rounds
-            )
+            pairs = section.clock.alternate(*both, rounds=rounds)
         except BackendError as error:
             section.report(**asdict(case), refused=str(error))
             continue
@@ -204,7 +205,9 @@ def main(name: str, device: str, budget_seconds: str, *rest: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("there is no CUDA device; --device cpu runs the same code on the processor")
     section = Section(name, device, float(budget_seconds), is_tiny="tiny" in rest)
-    section.report(device=torch.cuda.get_device_name() if device == "cuda" else "CPU", torch=torch.__version__)
+    section.report(
+        device=torch.cuda.get_device_name() if device == "cuda" else "CPU", torch=torch.__version__
+    )
     SECTIONS[name](section)
 
 

@@ -13,7 +13,7 @@ from megatron.seq1f1b.model.flops import training_flops_per_sequence
 from megatron.seq1f1b.training.build import build
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.prepare import prepare
-from megatron.seq1f1b.training.pretrain import read_data
+from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
 
 COMMON = (
@@ -29,7 +29,6 @@ def measure_step(flags: str, *, steps: int) -> dict[str, object]:
     join(run.config, run.layout)
     try:
         trained, train = build(run), read_data(run).train
-        assert train is not None
         forward_backward, iterators = make_forward_backward(run), data_iterators(run, train)
         is_cuda = torch.cuda.is_available()
         clock, losses = Clock("cuda" if is_cuda else "cpu"), []
