@@ -11,9 +11,9 @@ from benchmarks.device_clock import Clock
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.model.flops import training_flops_per_sequence
 from megatron.seq1f1b.training.build import build
+from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.prepare import prepare
-from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
 
 COMMON = (
