@@ -128,9 +128,11 @@ def _percent(share: float | None) -> str:
 
 
 def draw(results: Sequence[Result], *, changing: Sequence[str]) -> Drawing:
-    """Bars beside each other: speed, device speed, memory of every stage, bubble."""
+    """Bars beside each other: speed, device speed, memory of every stage, bubble; of what was run."""
+    results = [result for result in results if result.status != "skipped"]
+    is_measured = any(result.measured_bubble is not None for result in results)
     labels = [" ".join(result.settings[name] for name in changing) for result in results]
-    left = 2 * MARGIN + CHARACTER * max(map(len, labels))
+    left = 2 * MARGIN + CHARACTER * max(map(len, labels), default=0)
     boxes: list[Box] = []
     words = [
         Word(MARGIN, _top(row) + 0.65 * ROW, label + ("" if result.status == "ok" else f": {result.status}"))
@@ -140,7 +142,13 @@ def draw(results: Sequence[Result], *, changing: Sequence[str]) -> Drawing:
         ("tokens/s", lambda result: _some(result.tokens_per_second), "{:,.0f}"),
         ("TFLOP/s per device", lambda result: _some(result.tflops_per_device), "{:.3g}"),
         ("MiB, stage by stage", lambda result: [size / MIB for size in result.peak_memory_bytes], "{:,.0f}"),
-        ("bubble, % of the step", lambda result: _some(_bubble(result), scale=100), "{:.1f}"),
+        (
+            f"bubble, % ({'measured' if is_measured else 'of the plan'})",
+            lambda result: _some(
+                result.measured_bubble if is_measured else result.predicted_bubble, scale=100
+            ),
+            "{:.1f}",
+        ),
     ]
     for number, (title, values_of, form) in enumerate(panels):
         x = left + number * PANEL
@@ -162,10 +170,6 @@ def draw(results: Sequence[Result], *, changing: Sequence[str]) -> Drawing:
                 )
     height = _top(len(results)) + MARGIN
     return Drawing(width=left + len(panels) * PANEL, height=height, boxes=boxes, words=words)
-
-
-def _bubble(result: Result) -> float | None:
-    return result.predicted_bubble if result.measured_bubble is None else result.measured_bubble
 
 
 def _some(value: float | None, *, scale: float = 1.0) -> list[float]:
