@@ -23,6 +23,7 @@ TWO = {
     "dropout": "--pipe-sp-splits 4 --hidden-dropout 0.1",
     "fp16": "--pipe-sp-splits 2 --fp16",
     "zero bubble bf16": "--pipe-sp-splits 2 --pipeline-schedule seq1f1b-zb --bf16",
+    "experts": "--pipe-sp-splits 2 --num-experts 4 --moe-router-topk 2 --disable-bias-linear",
     "upstream": "--pipeline-schedule interleaved --num-virtual-stages-per-pipeline-rank 2",
 }
 FOUR = {

@@ -48,9 +48,10 @@ def default_tolerance(training: TrainingOptions) -> float:
     Chunks change the order of sums alone. An element of a gradient is a sum over tokens of products
     that were rounded to the precision's unit u (fp32 1.2e-7, fp16 9.8e-4, bf16 7.8e-3) after tens of
     operations each; such errors are independent and average out, so differences of a few u are usual:
-    at most 2.3e-6, 2.2e-3 and 1.4e-2 for this project's small models. The bounds are some ten u in half
-    precision and some thousand in fp32, where there is room for depth. A mistake of the schedule is far
-    above: if later chunks pass no gradient back to their prefix, keys and values are 0.6 to 1.9 off.
+    at most 2.3e-6, 4.0e-3 and 2.6e-2 for small models (the last two with normalised queries and keys).
+    The bounds are a few u in half precision and a thousand in fp32, where there is room for depth. A
+    mistake of the schedule is far above: if later chunks pass no gradient back to their prefix, keys
+    and values are 0.6 to 1.9 off.
     The loss, a mean over many tokens, is allowed a tenth of the bound.
     """
     if training.fp16:
