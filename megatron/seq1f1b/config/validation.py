@@ -112,6 +112,8 @@ def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:
             f"--attention-dropout {model.attention_dropout} is more than the attention kernels here "
             "can do; use 0 (--hidden-dropout may be more)"
         )
+    if model.swiglu and model.openai_gelu:
+        raise ConfigurationError("--swiglu and --openai-gelu are two activations; give one of them")
     groups = _num_query_groups(model)
     ffn_hidden_size = model.ffn_hidden_size
     if ffn_hidden_size is None:

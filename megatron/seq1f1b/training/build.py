@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from megatron.seq1f1b.config import ModelOptions
 from megatron.seq1f1b.model.gpt import ModelShape, build_model_part
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream import is_cpu_only
@@ -90,7 +93,7 @@ def _model_fields(run: Run) -> dict[str, Any]:
         "layernorm_epsilon": model.norm_epsilon,
         "qk_layernorm": model.qk_layernorm,
         "gated_linear_unit": model.swiglu,
-        "activation_func": F.silu if model.swiglu else F.gelu,
+        "activation_func": _activation(model),
         "add_bias_linear": not model.disable_bias_linear,
         "add_qkv_bias": model.add_qkv_bias,
         "init_method_std": model.init_method_std,
@@ -118,6 +121,12 @@ def _expert_fields(run: Run) -> dict[str, Any]:
         return {}
     width = options.pop("moe_ffn_hidden_size") or run.layout.ffn_hidden_size
     return {"num_moe_experts": num_experts, "moe_ffn_hidden_size": width, **options}
+
+
+def _activation(model: ModelOptions) -> Callable[[torch.Tensor], torch.Tensor]:
+    if model.swiglu:
+        return F.silu
+    return partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
 
 
 def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:

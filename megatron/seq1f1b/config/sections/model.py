@@ -26,6 +26,8 @@ class ModelOptions:
     """Width of one head; hidden size / heads."""
     swiglu: bool = False
     """Gated linear unit with SiLU in the MLP, instead of GELU."""
+    openai_gelu: bool = False
+    """GELU by its tanh approximation in the MLP, as in GPT-2."""
     normalization: Literal["LayerNorm", "RMSNorm"] = "LayerNorm"
     """Which norm."""
     norm_epsilon: float = 1e-5

@@ -24,6 +24,7 @@ def model_of(run: Run) -> dict[str, Any]:
         "--kv-channels": run.layout.kv_channels,
         "--swiglu": model.swiglu,
         **_experts_of(run),
+        "--openai-gelu": model.openai_gelu or None,  # older checkpoints do not name it
         "--normalization": model.normalization,
         "--qk-layernorm": model.qk_layernorm,
         "--disable-bias-linear": model.disable_bias_linear,
