@@ -32,7 +32,8 @@
 #   SAMPLE_DIR=data/sample    where the sample corpus, its tokenizer and its token files are kept
 #   SAMPLE_MEGABYTES=30       how much text the sample corpus holds
 #   RUN_DIR                   where the run writes; a new folder below runs/
-#   SAVE SAVE_INTERVAL LOAD   checkpoints: folder (in SLURM jobs one in RUN_DIR), steps between them, what to start from
+#   SAVE SAVE_INTERVAL        checkpoints: their folder (in SLURM jobs one in RUN_DIR), and steps between them
+#   LOAD FINETUNE=1           what to start from where SAVE holds nothing yet; and of that the weights alone
 #   DRY_RUN=1                 prints the commands and the memory estimate, and starts nothing
 #   RUN_MINUTES               in a sweep, ends a run that takes longer
 #   TIME_LIMIT ACCOUNT PARTITION CONTAINER   of SLURM jobs; docs/cluster.md has these and HOSTFILE, MASTER_ADDR, ...

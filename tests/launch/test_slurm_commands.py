@@ -67,6 +67,20 @@ def test_a_job_without_gpus_asks_for_processors(tmp_path: Path) -> None:
     assert "gpu" not in printed
 
 
+SWEEP = """
+submit() { set_sbatch "$@"; quoted "${SBATCH[@]}"; echo "variables: $NODES, $GPUS_PER_NODE"; }
+PLACE=submission RUN_DIR=/runs/1 NODES="1 4" GPUS_PER_NODE="2 8"
+sweep
+"""
+
+
+def test_a_sweep_is_a_job_of_its_largest_run(tmp_path: Path) -> None:
+    printed = ask(SWEEP, tmp_path, sinfo="gpu:8")
+    assert "--nodes 4 --ntasks-per-node 1" in printed
+    assert "--gres gpu:8" in printed
+    assert "variables: 1 4, 2 8" in printed, "the job still sees the lists"
+
+
 CONTAINER = """
 NODES=2 NUM_GPUS=8 GPUS_PER_NODE=8 RUN_DIR=/runs/1 CONTAINER=image.sqsh SLURM_JOB_CPUS_PER_NODE="96(x2)"
 set_srun

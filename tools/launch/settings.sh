@@ -250,7 +250,10 @@ sweep() {
     [ -z "${!name:-}" ] || varied+=(--vary "$name=${!name}")
   done
   if [ "${DRY_RUN:-0}" != 1 ] && [ "$PLACE" = submission ]; then
-    NODES=$(largest "$NODES") GPUS_PER_NODE=$(largest "${GPUS_PER_NODE:-$(slurm_gpus)}") submit "$@"
+    JOB_PROCESSES=$(largest "${GPUS_PER_NODE:-$(slurm_gpus)}")
+    [ "$JOB_PROCESSES" -gt 0 ] ||
+      refuse "a sweep on nodes without GPUs needs the number of processes per node, as in GPUS_PER_NODE=4"
+    JOB_NODES=$(largest "$NODES") submit "$@"
   else
     run_interruptibly stop_sweep python tools/sweep.py --output "$RUN_DIR" "${varied[@]}" -- "$@"
   fi

@@ -17,17 +17,18 @@ slurm_gpus() {
   echo "${number:-0}"
 }
 
-# set_sbatch FLAGS...: SBATCH, which submits exp.sh with the variables as they are.
+# set_sbatch FLAGS...: SBATCH, which submits exp.sh with the variables as they are; a sweep's job is as large as its largest
+# run.
 set_sbatch() {
-  local gpus
+  local gpus processes=${JOB_PROCESSES:-$GPUS_PER_NODE}
   gpus=$(slurm_gpus)
   SBATCH=(sbatch --parsable --requeue "--signal=B:USR1@${SAVE_SECONDS:-180}" --open-mode append
-    --nodes "$NODES" --ntasks-per-node 1 --job-name "${JOB_NAME:-seq1f1b}" --output "$RUN_DIR/slurm.log"
+    --nodes "${JOB_NODES:-$NODES}" --ntasks-per-node 1 --job-name "${JOB_NAME:-seq1f1b}" --output "$RUN_DIR/slurm.log"
     --chdir "$PWD")
   if [ "$gpus" -gt 0 ]; then
-    SBATCH+=(--gres "gpu:${GPUS_PER_NODE:-$gpus}" --exclusive)
+    SBATCH+=(--gres "gpu:$processes" --exclusive)
   else
-    SBATCH+=(--cpus-per-task "${CPUS_PER_NODE:-$GPUS_PER_NODE}")
+    SBATCH+=(--cpus-per-task "${CPUS_PER_NODE:-$processes}")
   fi
   [ -z "${TIME_LIMIT:-}" ] || SBATCH+=(--time "$TIME_LIMIT")
   [ -z "${ACCOUNT:-}" ] || SBATCH+=(--account "$ACCOUNT")
