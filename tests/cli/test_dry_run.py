@@ -38,6 +38,18 @@ def test_it_prints_json_alone_says_that_the_run_would_start_and_agrees_with_the_
         assert stage["peak_bytes"] == pytest.approx(other["peak_bytes"], rel=0.05)
 
 
+@pytest.mark.slow
+def test_30b_with_64k_tokens_fits_80_gb_on_64_devices_and_the_closed_form_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/dry_run.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 50 < found["peak_gb"] < 80
+    assert found["estimate_off_by"] < 0.05
+    assert found["largest_process_gb"] * found["processors"] < 8
+
+
 def refused(capsys: pytest.CaptureFixture[str], extra: str) -> str:
     """What a dry run that is refused says."""
     assert pretrain_gpt.main(words(extra)) == 2
