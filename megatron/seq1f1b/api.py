@@ -29,7 +29,7 @@ from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
 from megatron.seq1f1b.partition import partition
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule, Connections
-from megatron.seq1f1b.schedule import Plan, add_communication, make_plan
+from megatron.seq1f1b.schedule import Plan, make_plan, with_communication
 from megatron.seq1f1b.upstream import check_megatron_core
 from megatron.seq1f1b.upstream.parallel import groups_of_step
 from megatron.seq1f1b.upstream.step import get_attr_wrapped_model, get_model_config
@@ -161,15 +161,16 @@ class ForwardBackward:
         return self._functions[key]
 
     def _plan(self, microbatches: int, forward_only: bool, stages: int, virtual_stages: int) -> Plan:
-        plan = make_plan(
-            self._schedule,
-            stages=stages,
-            microbatches=microbatches,
-            chunks=self._num_chunks,
-            virtual_stages=virtual_stages,
-            forward_only=forward_only,
+        return with_communication(
+            make_plan(
+                self._schedule,
+                stages=stages,
+                microbatches=microbatches,
+                chunks=self._num_chunks,
+                virtual_stages=virtual_stages,
+                forward_only=forward_only,
+            )
         )
-        return plan if plan.num_stages == 1 else add_communication(plan)
 
     def _cut(self, seq_length: int, config: TransformerConfig) -> Boundaries:
         linear_cost, attention_cost = partition_costs(_dimensions(config))

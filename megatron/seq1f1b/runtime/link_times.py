@@ -54,8 +54,8 @@ def time_links(
     """
     stage, stages = dist.get_rank(group), dist.get_world_size(group)
     ends = [(first, first + 1) for first in range(stages - 1)]
-    forward = {pair: Channel(*pair, is_forward=True) for pair in ends}
-    backward = {pair: Channel(*reversed(pair), is_forward=False) for pair in ends}
+    forward = {(first, second): Channel(first, second, is_forward=True) for first, second in ends}
+    backward = {(first, second): Channel(second, first, is_forward=False) for first, second in ends}
     channels = Channels([*forward.values(), *backward.values()], pipeline_group=group)
     found = []
     for parity in (0, 1):
