@@ -106,10 +106,9 @@ def test_every_validation_set_has_a_loss_of_its_own(files: dict[str, str], tmp_p
     )
     several = f"{flags} {files['code']} {files['prose']} --multiple-validation-sets"
     save = tmp_path / "save"
-    folders = {name: str(tmp_path / name) for name in ("both", "code", "prose", "resumed")}
+    folders = {name: str(tmp_path / name) for name in ("both", "prose", "resumed")}
     runs = (
         (f"{several} --test-data-path {files['test']}", folders["both"]),
-        (f"{flags} {files['code']}", folders["code"]),
         (f"{flags} {files['prose']}", folders["prose"]),
         (f"{several} --save {save} --exit-interval 2", folders["resumed"]),
         (f"{several} --load {save}", folders["resumed"]),
@@ -117,9 +116,8 @@ def test_every_validation_set_has_a_loss_of_its_own(files: dict[str, str], tmp_p
     run_distributed(train_each, 2, runs)
     rows = {name: rows_of(folder) for name, folder in folders.items()}
     losses = [row["validation_losses"] for row in rows["both"]]
-    for name in ("code", "prose"):
-        assert [each[name] for each in losses] == [row["validation_loss"] for row in rows[name]]
-        assert rows[name][0]["validation_losses"] is None
+    assert [each["prose"] for each in losses] == [row["validation_loss"] for row in rows["prose"]]
+    assert rows["prose"][0]["validation_losses"] is None
     assert len({*losses[0].values(), *losses[1].values()}) == 4, "sets differ, and every validation goes on"
     assert [row["validation_loss"] for row in rows["both"]] == [sum(each.values()) / 2 for each in losses]
     assert [row["validation_losses"] for row in rows["resumed"]] == losses

@@ -91,7 +91,7 @@ def gather(
     step_seconds: float,
     learning_rate: float,
     loss_scale: float,
-    param_norm: float | None,
+    param_norm: float | None = None,
 ) -> StepMetrics:
     """The step's metrics, equal on every process but for the counts over steps; one collective."""
     is_counted = parallel_state.get_tensor_model_parallel_rank() == 0
