@@ -10,17 +10,19 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 main() {
-  local logs
-  logs=$RUN_DIR/logs/node${SLURM_NODEID:-${NODE_RANK:-0}}-$(uname -n)
+  local logs rank=${SLURM_NODEID:-${NODE_RANK:-}} meeting
+  logs=$RUN_DIR/logs/node${rank:-0}-$(uname -n)
   mkdir -p "$logs"
   # Signals that ask to save go to the training processes. torchrun, which would end them at once, ignores them.
   trap '' USR1
   local -a launch=(--nproc_per_node "$GPUS_PER_NODE" --log-dir "$logs")
   if [ "$NODES" -gt 1 ]; then
+    meeting=join_timeout=$RENDEZVOUS_SECONDS,read_timeout=$RENDEZVOUS_SECONDS
+    # Said rather than guessed by torchrun from names: the first node holds the meeting.
+    [ -z "$rank" ] || meeting+=,is_host=$((rank == 0))
     export TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE="[\${rank}] "
     launch+=(--redirects 3 --tee "0:3" --nnodes "$NODES" --rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS"
-      --rdzv-id "$RENDEZVOUS_ID"
-      --rdzv-conf "join_timeout=$RENDEZVOUS_SECONDS,read_timeout=$RENDEZVOUS_SECONDS")
+      --rdzv-id "$RENDEZVOUS_ID" --rdzv-conf "$meeting")
   else
     launch+=(--standalone --redirects "$(others_of "$GPUS_PER_NODE")")
   fi
