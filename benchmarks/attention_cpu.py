@@ -1,7 +1,7 @@
 """Chunked attention on CPU against one full causal call: time, overhead, packed documents.
 
     python benchmarks/attention_cpu.py                          # k=4, S=8192, float32, MHA
-    python benchmarks/attention_cpu.py --grid                   # every shape; an hour on one core
+    python benchmarks/attention_cpu.py --grid --rounds 3 --threads 4    # every shape; minutes on four cores
     python benchmarks/attention_cpu.py --overhead --documents
 
 Both sides run in turn in one process, forward and backward through autograd, and each figure is the
@@ -16,8 +16,9 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -91,13 +92,21 @@ def train_step(shape: Shape, inputs: Tensors, pool: CachePool) -> float:
     return time.perf_counter() - started_at
 
 
-def compare(a: Callable[[], float], b: Callable[[], float], *, rounds: int) -> tuple[float, float, float]:
-    """Median seconds of a and of b, and the median over rounds of a / b; each warms up once."""
-    a(), b()
-    pairs = [(a(), b()) for _ in range(rounds)]
-    first, second = zip(*pairs, strict=True)
-    ratio = statistics.median(one / other for one, other in pairs)
-    return statistics.median(first), statistics.median(second), ratio
+def compare(*works: Callable[[], float], rounds: int) -> list[tuple[float, float]]:
+    """For each work its median seconds, and the median over rounds of them over the first one's.
+
+    All warm up once and then take turns, so that what the machine does besides meets them alike.
+    """
+    for work in works:
+        work()
+    columns = list(zip(*([work() for work in works] for _ in range(rounds)), strict=True))
+    return [
+        (
+            statistics.median(column),
+            statistics.median(one / first for one, first in zip(column, columns[0], strict=True)),
+        )
+        for column in columns
+    ]
 
 
 def report(name: str, result: dict[str, object], sentence: str) -> None:
@@ -106,26 +115,26 @@ def report(name: str, result: dict[str, object], sentence: str) -> None:
     print(f"  {sentence}", flush=True)
 
 
-def measure_ratio(shape: Shape, *, rounds: int) -> None:
-    """Time of the chunks over that of one full causal call; of documents, over the undivided."""
-    inputs, pool = make_inputs(shape), CachePool()
-    full = replace(shape, chunks=1, documents=1)
-    mine, theirs, ratio = compare(
-        lambda: train_step(shape, inputs, pool), lambda: train_step(full, inputs, pool), rounds=rounds
-    )
-    report(
-        "attention_time" if shape.documents == 1 else "attention_documents",
-        {
-            **vars(shape),
-            "threads": torch.get_num_threads(),
-            "rounds": rounds,
-            "chunked_seconds": round(mine, 4),
-            "full_seconds": round(theirs, 4),
-            "ratio": round(ratio, 4),
-        },
-        f"S={shape.seq_length} k={shape.chunks} {shape.heads}/{shape.groups} heads {shape.dtype} "
-        f"documents={shape.documents}: {mine:.3f} s over {theirs:.3f} s full, ratio {ratio:.3f}",
-    )
+def measure_ratios(shapes: Sequence[Shape], *, rounds: int) -> None:
+    """Time of the chunks over that of one full causal call, for shapes that differ in chunks or documents."""
+    inputs, pool = make_inputs(shapes[0]), CachePool()
+    full = replace(shapes[0], chunks=1, documents=1)
+    works = [partial(train_step, shape, inputs, pool) for shape in (full, *shapes)]
+    (whole, _), *chunked = compare(*works, rounds=rounds)
+    for shape, (seconds, ratio) in zip(shapes, chunked, strict=True):
+        report(
+            "attention_time" if shape.documents == 1 else "attention_documents",
+            {
+                **vars(shape),
+                "threads": torch.get_num_threads(),
+                "rounds": rounds,
+                "chunked_seconds": round(seconds, 4),
+                "full_seconds": round(whole, 4),
+                "ratio": round(ratio, 4),
+            },
+            f"S={shape.seq_length} k={shape.chunks} {shape.heads}/{shape.groups} heads {shape.dtype} "
+            f"documents={shape.documents}: {seconds:.3f} s over {whole:.3f} s full, ratio {ratio:.3f}",
+        )
 
 
 def measure_overhead(*, rounds: int) -> None:
@@ -201,13 +210,15 @@ def _kernel_seconds(inputs: Tensors) -> float:
     return time.thread_time() - started_at
 
 
-def grid() -> list[Shape]:
-    """Every shape the figures name whose chunks have at least `MIN_CHUNK` tokens."""
-    axes = itertools.product(DTYPES, (4096, 8192, 16384), (2, 4, 8), (8, 2))
+def grid() -> list[list[Shape]]:
+    """Every shape the figures name whose chunks have at least `MIN_CHUNK` tokens, by what they share."""
     return [
-        Shape(dtype=dtype, seq_length=seq_length, chunks=chunks, groups=groups)
-        for dtype, seq_length, chunks, groups in axes
-        if seq_length // chunks >= MIN_CHUNK
+        [
+            Shape(dtype=dtype, seq_length=seq_length, chunks=chunks, groups=groups)
+            for chunks in (2, 4, 8)
+            if seq_length // chunks >= MIN_CHUNK
+        ]
+        for dtype, seq_length, groups in itertools.product(DTYPES, (4096, 8192, 16384), (8, 2))
     ]
 
 
@@ -236,10 +247,10 @@ def main() -> None:
     if arguments.overhead:
         measure_overhead(rounds=200 * arguments.rounds)
     if arguments.documents:
-        measure_ratio(replace(shape, documents=16), rounds=arguments.rounds)
+        measure_ratios([replace(shape, documents=16)], rounds=arguments.rounds)
     if arguments.grid or not (arguments.overhead or arguments.documents):
-        for each in grid() if arguments.grid else [shape]:
-            measure_ratio(each, rounds=arguments.rounds)
+        for shapes in grid() if arguments.grid else [[shape]]:
+            measure_ratios(shapes, rounds=arguments.rounds)
 
 
 if __name__ == "__main__":
