@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 from megatron.core import dist_checkpointing
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
@@ -67,5 +68,6 @@ def save_and_load(folder: str) -> None:
             assert_equal(loading.steps(2), expected)
 
 
+@pytest.mark.slow
 def test_what_one_schedule_saves_the_other_continues(tmp_path: Path) -> None:
     run_distributed(save_and_load, 2, str(tmp_path))
