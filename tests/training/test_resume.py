@@ -22,6 +22,7 @@ SAME = {
         4,
         f"{DP2} --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather",
     ),
+    "distributed fp16": (4, f"{DP2} --use-distributed-optimizer --fp16 --initial-loss-scale 1024"),
     "distributed bf16": (4, f"{DP2} --use-distributed-optimizer --bf16"),
     "interleaved": (2, f"{PP2} --num-virtual-stages-per-pipeline-rank 2 --pipe-sp-splits 2"),
 }

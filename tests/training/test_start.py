@@ -79,6 +79,15 @@ def test_checkpoints_that_do_not_fit_are_refused(saved: Path, extra: str, messag
     assert message in str(refusal.value)
 
 
+def test_a_disk_too_small_for_one_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megatron.seq1f1b.training.checkpoint.start.free_bytes", lambda root: 1_000_000)
+    with pytest.raises(Seq1F1BError, match=r"has room for 0.0 GB, and a checkpoint of 0.1 M parameters"):
+        find(f"--save {tmp_path}")
+    assert find(f"--save {tmp_path} --no-save-optim") is None
+
+
 @pytest.mark.parametrize(
     "extra", ["--bf16 --no-load-optim", "--bf16 --finetune", "--finetune --global-batch-size 6"]
 )

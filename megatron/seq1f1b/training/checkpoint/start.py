@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megatron.seq1f1b.errors import CheckpointError, ConfigurationError
 from megatron.seq1f1b.training.checkpoint.compatibility import check_model
-from megatron.seq1f1b.training.checkpoint.folder import check_writable, choose
+from megatron.seq1f1b.training.checkpoint.folder import check_writable, choose, free_bytes
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run
@@ -26,6 +26,7 @@ def find_start(run: Run) -> Start | None:
     _check_flags(run)
     if options.save is not None:
         check_writable(Path(options.save))
+        _check_room(run, Path(options.save))
     if options.load is None:
         return None
     start = choose(Path(options.load), step=options.ckpt_step, say=say)
@@ -58,6 +59,23 @@ def _check_flags(run: Run) -> None:
         # Megatron's launch lines give an interval without a folder.
         if is_given and value is None and flag != "--save-interval":
             raise ConfigurationError(f"{flag} means nothing without {needed}; give {needed}, or leave it out")
+
+
+def _check_room(run: Run, root: Path) -> None:
+    """One checkpoint fits on the disk, counted low: weights of layers and vocabulary, Adam's two averages."""
+    dimensions, training = run.dimensions, run.config.training
+    tables = 2 if run.config.model.untie_embeddings_and_output_weights else 1
+    vocabulary = tables * dimensions.padded_vocab_size * dimensions.hidden_size
+    parameters = dimensions.num_layers * dimensions.layer_parameters + vocabulary
+    is_half = training.bf16 or training.fp16
+    bytes_each = (2 if is_half else 4) + (0 if run.config.checkpoint.no_save_optim else 12 if is_half else 8)
+    needed, free = parameters * bytes_each, free_bytes(root)
+    if needed > free:
+        raise ConfigurationError(
+            f"--save {root} has room for {free / 1e9:,.1f} GB, and a checkpoint of {parameters / 1e6:,.1f} M "
+            f"parameters takes {needed / 1e9:,.1f} GB at least; make room, or leave the optimizer's state "
+            "out with --no-save-optim"
+        )
 
 
 def _check_position(run: Run, folder: Path, manifest: Manifest) -> None:
