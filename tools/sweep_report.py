@@ -67,6 +67,7 @@ def write_report(
     folder: Path, results: Sequence[Result], *, changing: Sequence[str], flags: Sequence[str]
 ) -> None:
     """Write results.csv, results.md and results.svg; `changing` are the variables that differ."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "results.csv", results)
     (folder / "results.md").write_text(to_markdown(results, changing=changing, flags=flags), encoding="utf-8")
     (folder / "results.svg").write_text(to_svg(draw(results, changing=changing)), encoding="utf-8")
