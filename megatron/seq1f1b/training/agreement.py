@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from torch.distributed import Store
 
-import megatron.seq1f1b
 from megatron.seq1f1b.config import Config
 from megatron.seq1f1b.errors import AgreementError
 
@@ -108,7 +107,7 @@ def _where(ranks: Sequence[int], told: Sequence[Facts]) -> str:
 
 def _fingerprint() -> str:
     """Of this package's sources as they are, committed or not."""
-    folder = Path(megatron.seq1f1b.__file__).parent
+    folder = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
