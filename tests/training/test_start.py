@@ -62,6 +62,11 @@ def test_another_layout_may_load(saved: Path) -> None:
     ("extra", "message"),
     [
         ("--num-layers 4 --swiglu", "--num-layers is 8 there and 4 here; --ffn-hidden-size is 128"),
+        (
+            "--hidden-size 64",
+            "(the first weight that differs, word_embeddings.weight, is [128, 32] there and [128, 64] here)",
+        ),
+        ("--swiglu --ffn-hidden-size 96", "linear_fc1.weight, is [128, 32] there and [192, 32] here"),
         ("--vocab-size 128", "ids of the tokenizer is 128 there and 129 here"),
         ("--position-embedding-type rope", "--position-embedding-type is learned_absolute there and rope"),
         ("--global-batch-size 6", "after 16 samples, which is no multiple of --global-batch-size 6"),

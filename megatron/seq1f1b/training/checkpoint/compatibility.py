@@ -81,8 +81,9 @@ def check_model(manifest: Manifest, run: Run, folder: Path) -> None:
     differences = _differences(manifest.model, model_of(run))
     if differences:
         raise CheckpointError(
-            f"checkpoint {folder} is of another model: {differences}; give the flags it was trained "
-            "with, or another --load"
+            f"checkpoint {folder} is of another model: {differences}"
+            f"{_first_other_shape(manifest.model, model_of(run))}; give the flags it was trained with, or "
+            "another --load"
         )
     options = run.config.checkpoint
     if options.finetune or options.no_load_optim or not manifest.has_optimizer:
@@ -93,6 +94,30 @@ def check_model(manifest: Manifest, run: Run, folder: Path) -> None:
             f"the optimizer state of checkpoint {folder} has another form: {differences}; give the flags "
             "it was trained with, or --no-load-optim"
         )
+
+
+def _first_other_shape(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The first weight whose shape differs, as a message says it; nothing where none does."""
+    try:
+        shapes = zip(_shapes(there).items(), _shapes(here).values(), strict=True)
+    except (KeyError, TypeError):  # written by a version that named other hyperparameters
+        return ""
+    for (name, before), now in shapes:
+        if before != now:
+            return f" (the first weight that differs, {name}, is {before} there and {now} here)"
+    return ""
+
+
+def _shapes(model: dict[str, Any]) -> dict[str, list[int]]:
+    """Shapes of a dense model's weights, vocabulary without padding, in the order of its forward."""
+    hidden, width = model["--hidden-size"], model["--kv-channels"]
+    heads, groups = model["--num-attention-heads"], model["--num-query-groups"]
+    return {
+        "word_embeddings.weight": [model["ids of the tokenizer"], hidden],
+        "linear_qkv.weight": [(heads + 2 * groups) * width, hidden],
+        "linear_proj.weight": [hidden, heads * width],
+        "linear_fc1.weight": [model["--ffn-hidden-size"] * (2 if model["--swiglu"] else 1), hidden],
+    }
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
