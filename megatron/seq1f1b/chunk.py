@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from megatron.seq1f1b.errors import ConfigurationError
 
@@ -58,3 +59,19 @@ def chunks_from(boundaries: Sequence[int]) -> tuple[Chunk, ...]:
         Chunk(index=index, count=count, start=boundaries[index], stop=boundaries[index + 1])
         for index in range(count)
     )
+
+
+class UnitLike(Protocol):
+    """One chunk of one microbatch on one virtual stage, as rooms below the runtime read it."""
+
+    @property
+    def virtual_stage(self) -> int:
+        """Over the whole pipeline."""
+
+    @property
+    def microbatch(self) -> int:
+        """Within the step."""
+
+    @property
+    def chunk(self) -> int:
+        """Within the microbatch."""

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from megatron.seq1f1b.attention import CachePool, ChunkSeqParams, SequenceState
-from megatron.seq1f1b.chunk import Chunk
+from megatron.seq1f1b.chunk import Chunk, UnitLike
 from megatron.seq1f1b.model.documents import DocumentReader
-
-
-class UnitLike(Protocol):
-    """What of the runtime's unit this room reads."""
-
-    @property
-    def virtual_stage(self) -> int:
-        """Over the whole pipeline."""
-
-    @property
-    def microbatch(self) -> int:
-        """Within the step."""
-
-    @property
-    def chunk(self) -> int:
-        """Within the microbatch."""
 
 
 class KVCachePool:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,7 @@ from megatron.core.transformer.moe.moe_utils import (
 )
 from megatron.core.transformer.moe.router import TopKRouter
 
-from megatron.seq1f1b.chunk import Chunk
+from megatron.seq1f1b.chunk import Chunk, UnitLike
 from megatron.seq1f1b.errors import ConfigurationError
 
 _NAMES = {"aux_loss": "load_balancing_loss", "seq_aux_loss": "seq_load_balancing_loss"}
@@ -36,22 +36,6 @@ _NAMES = {"aux_loss": "load_balancing_loss", "seq_aux_loss": "seq_load_balancing
 
 Routing = tuple[torch.Tensor, torch.Tensor]
 """Probabilities and choices, "tokens experts"."""
-
-
-class UnitLike(Protocol):
-    """What of the runtime's unit this reads."""
-
-    @property
-    def virtual_stage(self) -> int:
-        """Over the whole pipeline."""
-
-    @property
-    def microbatch(self) -> int:
-        """Within the step."""
-
-    @property
-    def chunk(self) -> int:
-        """Within the microbatch."""
 
 
 class _Seen(NamedTuple):
