@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from dataclasses import replace
 
 import torch
@@ -32,6 +31,7 @@ from pipeline import (
 )
 
 from megatron.seq1f1b.planning.profiled import FittedCosts, fit_costs
+from megatron.seq1f1b.runtime.link_times import LinkTimes, time_links
 from megatron.seq1f1b.schedule import make_plan, simulate, with_communication
 from megatron.seq1f1b.training.calibrate import cuts, measured_samples
 from megatron.seq1f1b.training.prepare import Run
@@ -61,20 +61,14 @@ def fitted(entrants: dict[str, Contestant], schedule: str) -> FittedCosts:
     return fit_costs(samples)
 
 
-def message_seconds(num_bytes: int) -> float:
-    """Median seconds of a message from one idle rank to another; equal on every process."""
-    message, taken, rank = torch.zeros(num_bytes, dtype=torch.uint8), [], dist.get_rank()
-    for _ in range(PINGS if rank < 2 else 0):
-        started_at = time.perf_counter()
-        for sender in (0, 1):
-            if sender == rank:
-                dist.send(message, 1 - rank)
-            else:
-                dist.recv(message, 1 - rank)
-        taken.append((time.perf_counter() - started_at) / 2)
-    found = torch.tensor(statistics.median(taken) if rank == 0 else 0.0, dtype=torch.float64)
-    dist.broadcast(found, src=0)
-    return float(found)
+def first_link(*num_bytes: int) -> LinkTimes:
+    """Messages of these sizes between the first two stages, idle; equal on every process."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    assert dist.group.WORLD is not None
+    found = time_links(dist.group.WORLD, num_bytes=num_bytes, repeats=PINGS, device=device)
+    told = found if dist.get_rank() == 0 else [None]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
 
 
 def predicted_seconds(run: Run, costs: FittedCosts, *, latency: float, bandwidth: float) -> float:
@@ -110,8 +104,8 @@ def main() -> None:
     entrants = {entrant.name: entrant for entrant in contestants(runs)}
     costs = {source: fitted(entrants, source) for source in dict.fromkeys(MEASURED_WITH.values())}
     small, large = ELEMENT_BYTES * arguments.hidden, ELEMENT_BYTES * arguments.hidden * arguments.seq_length
-    latency, transfer = message_seconds(small), message_seconds(large)
-    bandwidth = (large - small) / max(transfer - latency, 1e-9)
+    link = first_link(small, large)
+    latency, bandwidth = link.latency_seconds, link.bytes_per_second
     predicted = {
         name: predicted_seconds(runs[name], costs[source], latency=latency, bandwidth=bandwidth)
         for name, source in MEASURED_WITH.items()
