@@ -36,6 +36,7 @@ from megatron.seq1f1b.chunk import chunks_from
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import BACKWARD_OF_ATTENTION, causal_pairs
 from megatron.seq1f1b.planning.devices import SHIPPED, Device, load_device
+from megatron.seq1f1b.runtime.link_times import time_links
 
 FEW_TOKENS = 16
 MESSAGE_BYTES = 2**26
@@ -216,25 +217,13 @@ def exchange(rank: int, backend: str, store: str, results: str) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=2)
 
-    def ping_pong(num_bytes: int) -> float:
-        """Seconds of one message, the median of several."""
-        message, taken = torch.zeros(num_bytes, dtype=torch.uint8, device=device), []
-        for _ in range(NUM_MESSAGES):
-            started_at = time.perf_counter()
-            for sender in (0, 1):
-                if sender == rank:
-                    dist.send(message, 1 - rank)
-                else:
-                    dist.recv(message, 1 - rank)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            taken.append((time.perf_counter() - started_at) / 2)
-        return statistics.median(taken[2:])
-
-    latency = ping_pong(64)
-    transfer = max(ping_pong(MESSAGE_BYTES) - latency, 1e-9)
-    if rank == 0:
-        found = {"latency_seconds": latency, "node_bytes_per_second": MESSAGE_BYTES / transfer}
+    assert dist.group.WORLD is not None
+    links = time_links(dist.group.WORLD, num_bytes=(64, MESSAGE_BYTES), repeats=NUM_MESSAGES, device=device)
+    for link in links:
+        found = {
+            "latency_seconds": link.latency_seconds,
+            "node_bytes_per_second": link.bytes_per_second,
+        }
         Path(results).write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
 
