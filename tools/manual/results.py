@@ -42,9 +42,14 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def section(result: Result) -> str:
-    """A heading, the figures, the plot, the command, the machine and the day."""
+    """A heading, the figures, the plot, the command, the machine and the day.
+
+    Rows without any of the chosen figures, such as what was measured, are left out.
+    """
     columns = result.columns or list(dict.fromkeys(key for row in result.rows for key in row))
-    rows = [[_shown(row.get(column)) for column in columns] for row in result.rows]
+    rows = [
+        [_shown(row.get(column)) for column in columns] for row in result.rows if row.keys() & set(columns)
+    ]
     lines = [f"### {result.title}", "", *([result.says, ""] if result.says else [])]
     lines += [table([column.replace("_", " ") for column in columns], rows), ""]
     if result.bars:
