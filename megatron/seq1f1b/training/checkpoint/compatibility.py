@@ -10,6 +10,8 @@ from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest
 from megatron.seq1f1b.training.prepare import Run
 
+DISTRIBUTED = "--use-distributed-optimizer"
+
 
 def model_of(run: Run) -> dict[str, Any]:
     """The hyperparameters that decide the weights' names, shapes and meaning, by flag."""
@@ -64,7 +66,7 @@ def layout_of(config: Config, world_size: int) -> dict[str, int]:
 def optimizer_of(config: Config) -> dict[str, Any]:
     """What decides the form of the optimizer's state, by flag; no layout does."""
     return {
-        "--use-distributed-optimizer": config.parallel.use_distributed_optimizer,
+        DISTRIBUTED: config.parallel.use_distributed_optimizer,
         "--bf16": config.training.bf16,
         "--fp16": config.training.fp16,
         # Experts on processes of their own have an optimizer of their own.
@@ -88,7 +90,9 @@ def check_model(manifest: Manifest, run: Run, folder: Path) -> None:
     options = run.config.checkpoint
     if options.finetune or options.no_load_optim or not manifest.has_optimizer:
         return
-    differences = _differences(manifest.optimizer, optimizer_of(run.config))
+    here = optimizer_of(run.config)
+    del here[DISTRIBUTED]  # either reads what the other wrote
+    differences = _differences(manifest.optimizer, here)
     if differences:
         raise CheckpointError(
             f"the optimizer state of checkpoint {folder} has another form: {differences}; give the flags "

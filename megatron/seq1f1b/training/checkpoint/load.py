@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
 from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.build import Trained
-from megatron.seq1f1b.training.checkpoint.compatibility import layout_of
+from megatron.seq1f1b.training.checkpoint.compatibility import DISTRIBUTED, layout_of, optimizer_of
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest
 from megatron.seq1f1b.training.checkpoint.state import model_parts, set_random_states, sharded_state
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream import checkpoints
+from megatron.seq1f1b.upstream.optimizer_forms import Form, asked_of, taken_from
 
 
 def load(run: Run, trained: Trained, folder: Path, manifest: Manifest) -> int:
@@ -28,7 +31,10 @@ def load(run: Run, trained: Trained, folder: Path, manifest: Manifest) -> int:
     if has_rng and manifest.layout != layout_of(run.config, run.layout.world_size):
         say(f"random states of {folder.name} are of another layout and are left out: {manifest.layout}")
         has_rng = False
+    forms = {"own": _form(optimizer_of(run.config)), "there": _form(manifest.optimizer)}
     state = sharded_state(trained, has_optimizer=has_optimizer, has_rng=has_rng, is_loading=True)
+    if has_optimizer:
+        state["optimizer"] = asked_of(state["optimizer"], **forms)
     try:
         loaded = checkpoints.load(state, folder)
     except Exception as error:
@@ -36,15 +42,23 @@ def load(run: Run, trained: Trained, folder: Path, manifest: Manifest) -> int:
     for key, part in model_parts(trained).items():
         part.load_state_dict(loaded[key])
     if has_optimizer:
-        trained.optimizer.load_state_dict(loaded["optimizer"])
+        trained.optimizer.load_state_dict(taken_from(loaded["optimizer"], trained.optimizer, **forms))
         _set_scheduler(trained, loaded["scheduler"]["num_steps"])
     else:
         trained.optimizer.reload_model_params()
         _set_scheduler(trained, 0 if options.finetune else manifest.consumed_samples)
     if has_rng:
         set_random_states(loaded["rng"])
-    say(f"loaded {folder}, step {manifest.iteration}{', weights alone' * options.finetune}")
+    is_converted = has_optimizer and forms["own"] is not forms["there"]
+    said = ", weights alone" * options.finetune + ", optimizer state converted" * is_converted
+    say(f"loaded {folder}, step {manifest.iteration}{said}")
     return 0 if options.finetune else run.layout.batch_sizes.whole_steps_in(manifest.consumed_samples)
+
+
+def _form(optimizer: Mapping[str, Any]) -> Form:
+    """From what a manifest says of the optimizer."""
+    is_half = bool(optimizer.get("--bf16") or optimizer.get("--fp16"))
+    return Form.of(is_distributed=bool(optimizer.get(DISTRIBUTED)), is_half=is_half)
 
 
 def _set_scheduler(trained: Trained, num_steps: int) -> None:

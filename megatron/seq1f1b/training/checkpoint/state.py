@@ -18,9 +18,10 @@ from megatron.core.models.gpt import GPTModel
 
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.upstream import is_cpu_only
+from megatron.seq1f1b.upstream.optimizer_forms import RESHARDABLE
 from megatron.seq1f1b.upstream.step import get_attr_wrapped_model
 
-METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+METADATA = {"distrib_optim_sharding_type": RESHARDABLE, "chained_optim_avoid_prefix": True}
 """The optimizer's states have the shapes of the weights, whichever optimizer holds them."""
 
 
