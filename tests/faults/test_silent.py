@@ -56,7 +56,7 @@ def test_a_stopped_stage_is_named_with_the_action_that_waited_for_it(tmp_path: P
     named = re.search(NAMES, str(waiting.error))
     assert named is not None, str(waiting.error)
     assert (named["stage"], named["peer"]) == ("0", "1")
-    assert str(waiting.error).startswith("iteration 2: ")
+    assert re.match(r"iteration 2: 0[FB]", str(waiting.error)), "said once"
 
 
 @pytest.mark.slow
@@ -72,6 +72,8 @@ def test_a_job_of_which_one_process_is_stopped_ends_in_time(tmp_path: Path) -> N
         output = running.output()
     assert running.processes[0].exitcode == 1, output
     assert 55 < seconds < 120, f"{seconds:.0f} s"
-    assert re.search(rf"pretrain_gpt.py: rank 0: iteration \d+: (?:{NAMES}|lost a peer in)", output), output
+    assert re.search(
+        rf"pretrain_gpt.py: rank 0: iteration \d+: (?:{NAMES}|lost a peer in (?!_step))", output
+    ), output
     said = next(line for line in output.splitlines() if line.startswith("pretrain_gpt.py: rank 0"))
     print(f"ended after {seconds:.0f} s: {said}")

@@ -28,6 +28,8 @@ def lost_peers_named(iteration: int) -> Iterator[None]:
     """
     try:
         yield
+    except StepError:
+        raise  # an action of a plan, which has named its peer
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise
