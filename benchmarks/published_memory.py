@@ -92,14 +92,12 @@ def estimated_gb(memory: ModelMemory, schedule: str, seq_length: int, *, overhea
     plan = make_plan(
         schedule, stages=STAGES, microbatches=MICROBATCHES, chunks=chunks, virtual_stages=virtual
     )
-    linear_cost, attention_cost = partition_costs(memory.dimensions)
     boundaries = partition(
         "uniform_comp",
         seq_length=seq_length,
         chunks=chunks,
         multiple_of=memory.tensor_parallel,
-        linear_cost=linear_cost,
-        attention_cost=attention_cost,
+        **partition_costs(memory.dimensions),
     )
     parts = STAGES * virtual
     report = estimate(

@@ -24,7 +24,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.seq1f1b.attention import ChunkedCoreAttention
 from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.errors import ConfigurationError
-from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs
+from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs, window_of
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
 from megatron.seq1f1b.partition import partition
@@ -173,14 +173,12 @@ class ForwardBackward:
         )
 
     def _cut(self, seq_length: int, config: TransformerConfig) -> Boundaries:
-        linear_cost, attention_cost = partition_costs(_dimensions(config))
         return partition(
             self._strategy,
             seq_length=seq_length,
             chunks=self._num_chunks,
             multiple_of=config.tensor_model_parallel_size if config.sequence_parallel else 1,
-            linear_cost=linear_cost,
-            attention_cost=attention_cost,
+            **partition_costs(_dimensions(config)),
         )
 
 
@@ -220,6 +218,7 @@ def _dimensions(config: TransformerConfig) -> ModelDimensions:
         is_gated=config.gated_linear_unit,
         padded_vocab_size=0,
         experts=_experts(config),
+        window=window_of(config.window_size, config.window_attn_skip_freq, num_layers=config.num_layers),
     )
 
 

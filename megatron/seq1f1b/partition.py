@@ -2,13 +2,15 @@
 
 Later chunks attend to more keys, so even chunks take uneven time, and the slowest paces the
 pipeline. With a cost a per token and b per pair of a query and a key it sees, the first x tokens
-cost C(x) = a x + b x^2 / 2. `uniform_comp` cuts where C reaches i/k of the whole; `average` cuts
-evenly. Boundaries are multiples of what tensor-sequence parallelism and the kernels need.
+cost C(x) = a x + b P(x), where P(x) = x^2 / 2 without a window. `uniform_comp` cuts where C reaches
+i/k of the whole; `average` cuts evenly. Boundaries are multiples of what tensor-sequence parallelism
+and the kernels need.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.errors import ConfigurationError
@@ -16,6 +18,25 @@ from megatron.seq1f1b.errors import ConfigurationError
 PARTITION_STRATEGIES = ("average", "uniform_comp")
 PROFILED = "profiled"
 """The strategy that measures before it cuts; the trainer's, since it needs a model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """How far back queries see, where that is not to the start of the sequence."""
+
+    keys: int
+    """That a query sees, itself among them."""
+    windowless_share: float = 0.0
+    """Of the layers, those that attend without it."""
+
+
+def pairs_of_first(tokens: float, window: Window | None = None) -> float:
+    """P: pairs of a query among the first `tokens` and a key it sees, the mean over layers."""
+    whole = tokens * tokens / 2.0
+    if window is None or tokens <= window.keys:
+        return whole
+    seen = window.keys * (tokens - window.keys / 2.0)
+    return window.windowless_share * whole + (1.0 - window.windowless_share) * seen
 
 
 def partition(
@@ -26,6 +47,7 @@ def partition(
     multiple_of: int = 1,
     linear_cost: float = 1.0,
     attention_cost: float = 0.0,
+    window: Window | None = None,
 ) -> Boundaries:
     """The k+1 boundaries of `chunks` non-empty chunks of a sequence of `seq_length` tokens.
 
@@ -35,7 +57,8 @@ def partition(
         chunks: k, how many chunks to cut.
         multiple_of: every boundary is a multiple of this many tokens.
         linear_cost: cost of a token apart from attention; only its ratio to the next matters.
-        attention_cost: cost of one (query, visible key) pair. `average` uses neither.
+        attention_cost: cost of one (query, visible key) pair.
+        window: which keys are visible; None for all before a query. `average` uses neither.
 
     Raises:
         ConfigurationError: no such strategy, or the sequence cannot be cut that way.
@@ -45,19 +68,30 @@ def partition(
         return _average(seq_length, chunks, multiple_of)
     if strategy == "uniform_comp":
         _check_costs(linear_cost, attention_cost)
-        return _uniform_comp(seq_length, chunks, multiple_of, linear_cost, attention_cost)
+        return _uniform_comp(seq_length, chunks, multiple_of, linear_cost, attention_cost, window)
     raise ConfigurationError(
         f"--pipe-sp-strategy {strategy} does not exist; use one of "
         f"{', '.join((*PARTITION_STRATEGIES, PROFILED))}"
     )
 
 
-def tokens_at_cost(cost: float, *, linear_cost: float, attention_cost: float) -> float:
-    """The x for which a x + b x^2 / 2 is `cost`.
+def tokens_at_cost(
+    cost: float, *, linear_cost: float, attention_cost: float, window: Window | None = None
+) -> float:
+    """The x for which a x + b P(x) is `cost`.
 
-    The root is written as 2 C / (a + sqrt(a^2 + 2 b C)), which loses no digits for small b and is
-    right for b = 0.
+    The root of a x + b x^2 / 2 = C is written as 2 C / (a + sqrt(a^2 + 2 b C)), which loses no digits
+    for small b and is right for b = 0. Beyond a window's first keys the cost is of the same form
+    again: every token has a window of pairs, and more in layers that attend without it.
     """
+    if window is not None:
+        before = linear_cost * window.keys + attention_cost * pairs_of_first(window.keys)
+        if cost > before:
+            return window.keys + tokens_at_cost(
+                cost - before,
+                linear_cost=linear_cost + attention_cost * window.keys,
+                attention_cost=attention_cost * window.windowless_share,
+            )
     root = math.sqrt(linear_cost * linear_cost + 2.0 * attention_cost * cost)
     return 2.0 * cost / (linear_cost + root)
 
@@ -70,19 +104,25 @@ def _average(seq_length: int, chunks: int, multiple_of: int) -> Boundaries:
 
 
 def _uniform_comp(
-    seq_length: int, chunks: int, multiple_of: int, linear_cost: float, attention_cost: float
+    seq_length: int,
+    chunks: int,
+    multiple_of: int,
+    linear_cost: float,
+    attention_cost: float,
+    window: Window | None,
 ) -> Boundaries:
-    # A share of the cost, with the sequence as unit of length, keeps the numbers near 1.
-    linear, attention = linear_cost * seq_length, attention_cost * seq_length**2
-    linear, attention = linear / (linear + attention), attention / (linear + attention)
-    whole = linear + attention / 2.0
+    # As shares of both costs together, the numbers stay near those of tokens.
+    total = linear_cost + attention_cost * seq_length
+    linear, attention = linear_cost / total, attention_cost / total
+    whole = linear * seq_length + attention * pairs_of_first(seq_length, window)
     num_units = seq_length // multiple_of
     ends = [0]
     for index in range(1, chunks):
-        share = tokens_at_cost(whole * index / chunks, linear_cost=linear, attention_cost=attention)
-        nearest = round(share * num_units)
+        tokens = tokens_at_cost(
+            whole * index / chunks, linear_cost=linear, attention_cost=attention, window=window
+        )
         lowest, highest = ends[-1] + 1, num_units - (chunks - index)
-        ends.append(min(max(nearest, lowest), highest))
+        ends.append(min(max(round(tokens / multiple_of), lowest), highest))
     return (*(end * multiple_of for end in ends), seq_length)
 
 

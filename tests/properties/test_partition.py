@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from itertools import pairwise
 
@@ -8,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron.seq1f1b.errors import ConfigurationError
-from megatron.seq1f1b.partition import PARTITION_STRATEGIES, partition, tokens_at_cost
+from megatron.seq1f1b.model.flops import ModelDimensions, backward_flops, forward_flops, partition_costs
+from megatron.seq1f1b.partition import (
+    PARTITION_STRATEGIES,
+    Window,
+    pairs_of_first,
+    partition,
+    tokens_at_cost,
+)
 
 
 def cost(tokens: int, linear_cost: float, attention_cost: float) -> float:
@@ -84,13 +92,52 @@ def test_as_many_chunks_as_units_leaves_one_unit_each() -> None:
     )  # fmt: skip
 
 
-@given(linear_cost=COSTS, attention_cost=COSTS, tokens=st.floats(1e-3, 1e7))
-def test_tokens_at_cost_inverts_the_cost(linear_cost: float, attention_cost: float, tokens: float) -> None:
+WINDOWS = st.none() | st.builds(
+    Window, keys=st.integers(1, 10**6), windowless_share=st.sampled_from((0.0, 0.25, 1.0))
+)
+
+
+@given(linear_cost=COSTS, attention_cost=COSTS, tokens=st.floats(1e-3, 1e7), window=WINDOWS)
+def test_tokens_at_cost_inverts_the_cost(
+    linear_cost: float, attention_cost: float, tokens: float, window: Window | None
+) -> None:
     if linear_cost == attention_cost == 0.0:
         return
-    total = linear_cost * tokens + attention_cost * tokens**2 / 2
-    found = tokens_at_cost(total, linear_cost=linear_cost, attention_cost=attention_cost)
-    assert found == pytest.approx(tokens, rel=1e-12)
+    costs = {"linear_cost": linear_cost, "attention_cost": attention_cost}
+    total = linear_cost * tokens + attention_cost * pairs_of_first(tokens, window)
+    assert tokens_at_cost(total, **costs, window=window) == pytest.approx(tokens, rel=1e-9)
+
+
+@pytest.mark.parametrize("window", [Window(keys=1), Window(keys=33), Window(keys=90), Window(keys=1000)])
+def test_pairs_under_a_window_are_those_counted(window: Window) -> None:
+    """But for half a pair per query of the triangle, as everywhere."""
+    counted = sum(min(query + 1, window.keys) for query in range(100))
+    assert counted - 50 <= pairs_of_first(100, window) <= counted
+    mixed = Window(keys=window.keys, windowless_share=0.25)
+    assert pairs_of_first(100, mixed) == pytest.approx(
+        0.75 * pairs_of_first(100, window) + 0.25 * pairs_of_first(100)
+    )
+
+
+@pytest.mark.parametrize("windowless_share", [0.0, 0.25])
+def test_balanced_chunks_of_a_windowed_model_cost_the_same(windowless_share: float) -> None:
+    model = ModelDimensions(
+        num_layers=8,
+        hidden_size=64,
+        ffn_hidden_size=128,
+        num_query_heads=4,
+        num_query_groups=4,
+        head_dim=16,
+        is_gated=False,
+        padded_vocab_size=128,
+        window=Window(keys=4097, windowless_share=windowless_share),
+    )
+    boundaries = partition("uniform_comp", seq_length=65536, chunks=8, **partition_costs(model))
+    costs = [forward_flops(model, *span) + backward_flops(model, *span) for span in pairwise(boundaries)]
+    assert max(costs) / min(costs) < 1.002
+    full = dataclasses.replace(model, window=None)
+    others = partition("uniform_comp", seq_length=65536, chunks=8, **partition_costs(full))
+    assert boundaries[1] < others[1], "under a window the first chunk gains less"
 
 
 def test_average_is_even() -> None:

@@ -52,7 +52,6 @@ def pays() -> str:
 def _speedups(name: str, seq_length: int, *, tensor_parallel: int) -> str:
     memory = named_model(name).memory(tensor_parallel=tensor_parallel)
     device = DeviceCosts(device=load_device("a100"), memory=memory)
-    linear_cost, attention_cost = partition_costs(memory.dimensions)
     layers = (memory.dimensions.num_layers // STAGES,) * STAGES
 
     def seconds(schedule: str, microbatches: int, chunks: int) -> float:
@@ -61,8 +60,7 @@ def _speedups(name: str, seq_length: int, *, tensor_parallel: int) -> str:
             seq_length=seq_length,
             chunks=chunks,
             multiple_of=tensor_parallel,
-            linear_cost=linear_cost,
-            attention_cost=attention_cost,
+            **partition_costs(memory.dimensions),
         )
         plan = make_plan(schedule, stages=STAGES, microbatches=microbatches, chunks=chunks)
         costs = device.costs(boundaries, layers_of_virtual_stages=layers)

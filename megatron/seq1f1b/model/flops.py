@@ -1,12 +1,17 @@
 """Floating-point operations of a GPT: the one cost model of partition, MFU, simulator and planner.
 
 A multiply-add counts as two. A query meets only the keys it may see, so a causal sequence of S
-tokens has S^2 / 2 pairs of query and key. Pure arithmetic, no torch.
+tokens has S^2 / 2 pairs of query and key, and fewer under a sliding window. Where sequences hold
+several documents, which only the data tell, they count as one. Pure arithmetic, no torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
+
+from megatron.seq1f1b.partition import Window, pairs_of_first
 
 BACKWARD_OF_LINEAR = 2.0
 """A linear layer's backward computes two products for each one of its forward."""
@@ -40,6 +45,8 @@ class ModelDimensions:
     is_gated: bool
     padded_vocab_size: int
     experts: Experts | None = None
+    window: Window | None = None
+    """Of attention; every layer counts as the mean of those with the window and those without."""
 
     @property
     def layer_parameters(self) -> int:
@@ -78,15 +85,44 @@ class ModelDimensions:
         """Forward of one layer's attention for one pair of a query and a key it sees."""
         return 4.0 * self.num_query_heads * self.head_dim
 
+    def pairs(self, start: int, stop: int) -> float:
+        """Pairs of a query in tokens [start, stop) and a key it sees."""
+        return causal_pairs(start, stop, self.window)
+
     @property
     def head_flops_per_token(self) -> float:
         """Forward of the vocabulary projection for one token; only the last stage computes it."""
         return 2.0 * self.hidden_size * self.padded_vocab_size
 
 
-def causal_pairs(start: int, stop: int) -> float:
+class PartitionCosts(TypedDict):
+    """What `partition` takes."""
+
+    linear_cost: float
+    attention_cost: float
+    window: Window | None
+
+
+def causal_pairs(start: int, stop: int, window: Window | None = None) -> float:
     """Pairs of a query in tokens [start, stop) and a key it sees."""
-    return (stop * stop - start * start) / 2.0
+    return pairs_of_first(stop, window) - pairs_of_first(start, window)
+
+
+def window_of(
+    window_size: tuple[int, int] | None, skip_freq: int | Sequence[int] | None, *, num_layers: int
+) -> Window | None:
+    """Megatron-Core's `window_size` (keys before a query, and after it) and `window_attn_skip_freq`.
+
+    Every `skip_freq`-th layer attends without the window; a sequence names those with it.
+    """
+    if not window_size:
+        return None
+    without = 0
+    if isinstance(skip_freq, int):
+        without = num_layers // skip_freq
+    elif skip_freq is not None:
+        without = sum(not has_window for has_window in skip_freq)
+    return Window(keys=window_size[0] + 1, windowless_share=without / num_layers)
 
 
 def training_flops_per_sequence(dimensions: ModelDimensions, seq_length: int) -> float:
@@ -96,7 +132,7 @@ def training_flops_per_sequence(dimensions: ModelDimensions, seq_length: int) ->
     not what a kernel that recomputes its scores does.
     """
     layer = seq_length * dimensions.layer_flops_per_token
-    layer += causal_pairs(0, seq_length) * dimensions.layer_flops_per_pair
+    layer += dimensions.pairs(0, seq_length) * dimensions.layer_flops_per_pair
     forward = dimensions.num_layers * layer + seq_length * dimensions.head_flops_per_token
     return 3.0 * forward
 
@@ -104,17 +140,20 @@ def training_flops_per_sequence(dimensions: ModelDimensions, seq_length: int) ->
 def forward_flops(dimensions: ModelDimensions, start: int, stop: int) -> float:
     """Forward of tokens [start, stop) through one layer."""
     linear = (stop - start) * dimensions.layer_flops_per_token
-    return linear + causal_pairs(start, stop) * dimensions.layer_flops_per_pair
+    return linear + dimensions.pairs(start, stop) * dimensions.layer_flops_per_pair
 
 
 def backward_flops(dimensions: ModelDimensions, start: int, stop: int) -> float:
     """What a backward of tokens [start, stop) through one layer executes."""
     linear = (stop - start) * dimensions.layer_flops_per_token * BACKWARD_OF_LINEAR
-    pairs = causal_pairs(start, stop) * dimensions.layer_flops_per_pair
+    pairs = dimensions.pairs(start, stop) * dimensions.layer_flops_per_pair
     return linear + pairs * BACKWARD_OF_ATTENTION
 
 
-def partition_costs(dimensions: ModelDimensions) -> tuple[float, float]:
+def partition_costs(dimensions: ModelDimensions) -> PartitionCosts:
     """Cost of a token and of a (query, key) pair through one layer, forward and backward."""
-    linear = dimensions.layer_flops_per_token * (1.0 + BACKWARD_OF_LINEAR)
-    return linear, dimensions.layer_flops_per_pair * (1.0 + BACKWARD_OF_ATTENTION)
+    return PartitionCosts(
+        linear_cost=dimensions.layer_flops_per_token * (1.0 + BACKWARD_OF_LINEAR),
+        attention_cost=dimensions.layer_flops_per_pair * (1.0 + BACKWARD_OF_ATTENTION),
+        window=dimensions.window,
+    )

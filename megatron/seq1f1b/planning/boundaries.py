@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from megatron.seq1f1b.chunk import Boundaries
-from megatron.seq1f1b.partition import partition
+from megatron.seq1f1b.model.flops import causal_pairs
+from megatron.seq1f1b.partition import Window, partition
 from megatron.seq1f1b.planning.profiled import FittedCosts
 from megatron.seq1f1b.schedule import Plan, simulate
 
@@ -132,20 +133,23 @@ def _moves(boundaries: Boundaries, stride: int) -> Iterator[Boundaries]:
 def _closed_form(fitted: FittedCosts, plan: Plan, seq_length: int, multiple_of: int) -> Boundaries:
     """Even cost, forward and backward, over all stages together."""
     per_token, per_pair = _slopes(fitted, range(len(fitted.stages)))
-    return _cut(plan, seq_length, multiple_of, per_token, per_pair)
+    return _cut(plan, seq_length, multiple_of, per_token, per_pair, fitted.window)
 
 
 def _other_starts(fitted: FittedCosts, plan: Plan, seq_length: int, multiple_of: int) -> Iterator[Boundaries]:
     """Even tokens, and even cost of the rank that works longest."""
     yield _cut(plan, seq_length, multiple_of, 1.0, 0.0)
-    slowest = max(
-        range(plan.num_stages),
-        key=lambda rank: _whole_seconds(
-            *_slopes(fitted, range(rank, len(fitted.stages), plan.num_stages)), seq_length
-        ),
-    )
-    slopes = _slopes(fitted, range(slowest, len(fitted.stages), plan.num_stages))
-    yield _cut(plan, seq_length, multiple_of, *slopes)
+    pairs = causal_pairs(0, seq_length, fitted.window)
+
+    def slopes(rank: int) -> tuple[float, float]:
+        return _slopes(fitted, range(rank, len(fitted.stages), plan.num_stages))
+
+    def whole_seconds(rank: int) -> float:
+        per_token, per_pair = slopes(rank)
+        return seq_length * per_token + pairs * per_pair
+
+    slowest = max(range(plan.num_stages), key=whole_seconds)
+    yield _cut(plan, seq_length, multiple_of, *slopes(slowest), fitted.window)
 
 
 def _slopes(fitted: FittedCosts, stages: range) -> tuple[float, float]:
@@ -156,11 +160,14 @@ def _slopes(fitted: FittedCosts, stages: range) -> tuple[float, float]:
     return sum(line.seconds_per_token for line in lines), sum(line.seconds_per_pair for line in lines)
 
 
-def _whole_seconds(per_token: float, per_pair: float, seq_length: int) -> float:
-    return seq_length * (per_token + per_pair * seq_length / 2.0)
-
-
-def _cut(plan: Plan, seq_length: int, multiple_of: int, per_token: float, per_pair: float) -> Boundaries:
+def _cut(
+    plan: Plan,
+    seq_length: int,
+    multiple_of: int,
+    per_token: float,
+    per_pair: float,
+    window: Window | None = None,
+) -> Boundaries:
     if per_token + per_pair == 0.0:
         per_token = 1.0
     return partition(
@@ -170,4 +177,5 @@ def _cut(plan: Plan, seq_length: int, multiple_of: int, per_token: float, per_pa
         multiple_of=multiple_of,
         linear_cost=per_token,
         attention_cost=per_pair,
+        window=window,
     )

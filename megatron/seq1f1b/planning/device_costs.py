@@ -16,7 +16,6 @@ from megatron.seq1f1b.model.flops import (
     BACKWARD_OF_ATTENTION,
     BACKWARD_OF_LINEAR,
     ModelDimensions,
-    causal_pairs,
     training_flops_per_sequence,
 )
 from megatron.seq1f1b.model.memory import GRADIENT_BYTES, ModelMemory, Recompute
@@ -116,7 +115,7 @@ class DeviceCosts:
         return flops / self._matrix_rate(chunk)
 
     def _attention_flops(self, chunk: Chunk) -> float:
-        pairs = causal_pairs(chunk.start, chunk.stop) * self.micro_batch_size
+        pairs = self._dimensions.pairs(chunk.start, chunk.stop) * self.micro_batch_size
         return pairs * self._dimensions.layer_flops_per_pair / self.memory.tensor_parallel
 
     def _attention_rate(self, *, is_forward: bool) -> float:

@@ -22,6 +22,7 @@ import numpy as np
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import causal_pairs
+from megatron.seq1f1b.partition import Window
 from megatron.seq1f1b.schedule import Costs, Plan
 
 
@@ -46,10 +47,12 @@ class CostLine:
     constant_seconds: float
     seconds_per_token: float
     seconds_per_pair: float
+    window: Window | None = None
+    """Decides which pairs there are."""
 
     def seconds(self, chunk: Chunk) -> float:
         """Of one chunk."""
-        pairs = causal_pairs(chunk.start, chunk.stop)
+        pairs = causal_pairs(chunk.start, chunk.stop, self.window)
         return self.constant_seconds + self.seconds_per_token * chunk.length + self.seconds_per_pair * pairs
 
 
@@ -71,6 +74,8 @@ class FittedCosts:
     """By virtual stage over the whole pipeline."""
     worst_relative_error: float
     """Largest |fitted / measured - 1| over all samples, forward and backward."""
+    window: Window | None = None
+    """Of attention."""
 
     def costs(self, boundaries: Boundaries, *, message_bytes_per_token: float = 0.0) -> Costs:
         """The simulator's tables for one way of cutting the sequence; add a network with `replace`."""
@@ -106,11 +111,15 @@ class FittedCosts:
             )
 
 
-def fit_costs(samples: Iterable[Sample]) -> FittedCosts:
+def fit_costs(samples: Iterable[Sample], *, window: Window | None = None) -> FittedCosts:
     """The lines that fit samples of virtual stages 0 to n-1 best.
 
     Three samples per stage that differ in length and in prefix tell the three coefficients apart;
     with fewer, as many coefficients as samples are used (pairs last).
+
+    Args:
+        samples: of every virtual stage.
+        window: of attention, over all layers.
 
     Raises:
         ConfigurationError: a stage without samples, or a sample with impossible numbers.
@@ -124,7 +133,7 @@ def fit_costs(samples: Iterable[Sample]) -> FittedCosts:
         raise ConfigurationError(
             f"virtual stages {missing} have no measured chunk; measure at least one on each, from stage 0 on"
         )
-    stages = tuple(_fit_stage(by_stage[stage]) for stage in sorted(by_stage))
+    stages = tuple(_fit_stage(by_stage[stage], window) for stage in sorted(by_stage))
     errors = [
         abs(fitted / measured - 1.0)
         for stage, costs in enumerate(stages)
@@ -134,18 +143,18 @@ def fit_costs(samples: Iterable[Sample]) -> FittedCosts:
             (costs.backward.seconds(_chunk(sample)), sample.backward_seconds),
         )
     ]
-    return FittedCosts(stages=stages, worst_relative_error=max(errors))
+    return FittedCosts(stages=stages, worst_relative_error=max(errors), window=window)
 
 
-def _fit_stage(samples: Sequence[Sample]) -> StageCosts:
-    forward = _fit_line(samples, [sample.forward_seconds for sample in samples])
-    backward = _fit_line(samples, [sample.backward_seconds for sample in samples])
+def _fit_stage(samples: Sequence[Sample], window: Window | None) -> StageCosts:
+    forward = _fit_line(samples, [sample.forward_seconds for sample in samples], window)
+    backward = _fit_line(samples, [sample.backward_seconds for sample in samples], window)
     halves = [
         (sample, sample.weight_grad_seconds) for sample in samples if sample.weight_grad_seconds is not None
     ]
     if halves:
         measured, seconds = zip(*halves, strict=True)
-        weight_grad = _fit_line(measured, seconds)
+        weight_grad = _fit_line(measured, seconds, window)
     else:
         # The products of weight gradients are those of the forward; attention has none.
         weight_grad = CostLine(
@@ -154,9 +163,9 @@ def _fit_stage(samples: Sequence[Sample]) -> StageCosts:
     return StageCosts(forward=forward, backward=backward, weight_grad=weight_grad)
 
 
-def _fit_line(samples: Sequence[Sample], seconds: Sequence[float]) -> CostLine:
+def _fit_line(samples: Sequence[Sample], seconds: Sequence[float], window: Window | None) -> CostLine:
     """Non-negative least squares over every choice of non-zero coefficients: there are seven."""
-    terms = [(1.0, float(s.length), causal_pairs(s.prefix, s.prefix + s.length)) for s in samples]
+    terms = [(1.0, float(s.length), causal_pairs(s.prefix, s.prefix + s.length, window)) for s in samples]
     rows = np.array(terms) / np.array(seconds)[:, None]
     # Columns of one size: tokens and pairs differ by many orders of magnitude.
     scale = np.abs(rows).max(axis=0)
@@ -172,7 +181,12 @@ def _fit_line(samples: Sequence[Sample], seconds: Sequence[float]) -> CostLine:
             best, best_error = np.zeros(3), error
             best[used] = solution
     constant, per_token, per_pair = (float(value) for value in best / scale)
-    return CostLine(constant_seconds=constant, seconds_per_token=per_token, seconds_per_pair=per_pair)
+    return CostLine(
+        constant_seconds=constant,
+        seconds_per_token=per_token,
+        seconds_per_pair=per_pair,
+        window=window,
+    )
 
 
 def _choices(num_samples: int) -> list[list[int]]:

@@ -99,14 +99,12 @@ def _costs(problem: Problem, candidate: Candidate) -> DeviceCosts:
 
 
 def _boundaries(problem: Problem, candidate: Candidate) -> Boundaries:
-    linear_cost, attention_cost = partition_costs(problem.model.dimensions())
     return partition(
         candidate.strategy,
         seq_length=problem.seq_length,
         chunks=candidate.chunks,
         multiple_of=candidate.tensor_parallel,
-        linear_cost=linear_cost,
-        attention_cost=attention_cost,
+        **partition_costs(problem.model.dimensions()),
     )
 
 

@@ -123,14 +123,12 @@ def show_model(
     """
     memory = model.memory(tensor_parallel=tensor_parallel)
     layers = even_layers(model.num_layers, plan)
-    linear_cost, attention_cost = partition_costs(memory.dimensions)
     boundaries: Boundaries = partition(
         strategy,
         seq_length=seq_length,
         chunks=plan.num_chunks,
         multiple_of=tensor_parallel,
-        linear_cost=linear_cost,
-        attention_cost=attention_cost,
+        **partition_costs(memory.dimensions),
     )
     sending = with_communication(plan)
     costs = DeviceCosts(device=device, memory=memory).costs(boundaries, layers_of_virtual_stages=layers)

@@ -37,7 +37,8 @@ def banner(run: Run, *, num_parameters: int, device: str, adam: str, attention: 
         ),
         "schedule": f"{layout.schedule}, {_source(layout.uses_upstream_schedule)}",
         "chunks": (
-            f"{config.schedule.pipe_sp_splits} of {lengths} tokens ({config.schedule.pipe_sp_strategy})"
+            f"{config.schedule.pipe_sp_splits} of {lengths} tokens ({config.schedule.pipe_sp_strategy}"
+            f"{_assumption(run)})"
         ),
         "predicted bubble": f"{predicted_bubble(run):.1%} (from FLOPs)",
         "attention": f"{attention}{' (auto)' if config.model.attention_backend == 'auto' else ''}",
@@ -73,6 +74,13 @@ def _growth(sizes: BatchSizes) -> str:
     if not sizes.rampup_samples:
         return ""
     return f", grown from {sizes.start} by {sizes.increment} over {sizes.rampup_samples:,} samples"
+
+
+def _assumption(run: Run) -> str:
+    """What balanced chunks and predicted times take for granted where documents are in the data alone."""
+    if not run.config.data.reset_attention_mask:
+        return ""
+    return "; costs, as of MFU and the predicted bubble, are those of one document per sequence"
 
 
 def _source(is_upstream: bool) -> str:

@@ -77,7 +77,7 @@ def _measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     samples = []
     for boundaries in cuts(run):
         samples += measured_samples(run, boundaries, trained, dataset)
-    fitted = fit_costs(samples)
+    fitted = fit_costs(samples, window=run.dimensions.window)
     choice = best_boundaries(
         fitted,
         run.compute_plan(run.layout.num_microbatches, False),

@@ -11,7 +11,7 @@ from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.config import Config, DataOptions, Layout, validate
 from megatron.seq1f1b.data import Tokenizer, build_tokenizer, check_data_settings
 from megatron.seq1f1b.data.order import DataloaderType
-from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs
+from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs, window_of
 from megatron.seq1f1b.partition import PROFILED, partition
 from megatron.seq1f1b.schedule import Plan, with_communication
 from megatron.seq1f1b.training.plans import plan_of, read_plan
@@ -103,6 +103,9 @@ def model_dimensions(config: Config, layout: Layout, vocab_size: int) -> ModelDi
         is_gated=config.model.swiglu,
         padded_vocab_size=-(-vocab_size // multiple) * multiple,
         experts=_experts(config, layout),
+        window=window_of(
+            layout.window_size, config.model.window_attn_skip_freq, num_layers=config.model.num_layers
+        ),
     )
 
 
@@ -126,13 +129,11 @@ def boundary_multiple(config: Config) -> int:
 
 def _boundaries(config: Config, dimensions: ModelDimensions) -> Boundaries:
     """Chunk boundaries; `profiled` starts from those of even computation until it has measured."""
-    linear_cost, attention_cost = partition_costs(dimensions)
     strategy = config.schedule.pipe_sp_strategy
     return partition(
         "uniform_comp" if strategy == PROFILED else strategy,
         seq_length=config.training.seq_length,
         chunks=config.schedule.pipe_sp_splits,
         multiple_of=boundary_multiple(config),
-        linear_cost=linear_cost,
-        attention_cost=attention_cost,
+        **partition_costs(dimensions),
     )
