@@ -7,7 +7,6 @@ the function that orders the work differs.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from megatron.seq1f1b.upstream import install_cpu_support
 
 install_cpu_support()
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -56,11 +56,24 @@ class Contestant:
     run: Run
     trained: Trained
     forward_backward: Callable[..., object]
+    data: SampleDataset
 
-    def step(self) -> None:
-        """Forward and backward of one step; no optimizer."""
+    def step(self, *, batch_size: int | None = None) -> None:
+        """Forward and backward of one step, of the whole batch unless a size is given; no optimizer."""
         use_virtual_stages(self.run.layout.num_virtual_stages)
-        gradients(self.run, self.trained, self.forward_backward, _iterators(self.run))
+        iterators = data_iterators(self.run, self.data, batch_size=batch_size)
+        gradients(self.run, self.trained, self.forward_backward, iterators, batch_size=batch_size)
+
+    def seconds(self) -> float:
+        """Of one step on the slowest process."""
+        dist.barrier()
+        started_at = time.perf_counter()
+        self.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        slowest = torch.tensor(time.perf_counter() - started_at, dtype=torch.float64)
+        dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+        return slowest.item()
 
 
 def resolve(options: argparse.Namespace, *, schedule: str, chunks: int, extra: str = "") -> Run:
@@ -96,26 +109,36 @@ def contestants(runs: dict[str, Run]) -> list[Contestant]:
         if virtual not in models:
             models[virtual] = build(run)
         function = make_forward_backward(run)
-        entrants.append(Contestant(name=name, run=run, trained=models[virtual], forward_backward=function))
+        entrants.append(
+            Contestant(
+                name=name,
+                run=run,
+                trained=models[virtual],
+                forward_backward=function,
+                data=training_data(run),
+            )
+        )
     return entrants
 
 
-def alternate(entrants: list[Contestant], *, rounds: int, warmup: bool = True) -> dict[str, list[float]]:
-    """Seconds of every step of every entrant, taken in turn; the slowest process counts."""
+def warm_up(entrants: list[Contestant]) -> None:
+    """What happens once: connections, buffers. One microbatch does it, where the schedule takes one."""
+    for entrant in entrants:
+        entrant.step(batch_size=None if entrant.run.layout.schedule == "interleaved" else 1)
+
+
+def alternate(entrants: list[Contestant], *, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every step of every entrant, taken in turn, first in one order, then in the other."""
     seconds: dict[str, list[float]] = {entrant.name: [] for entrant in entrants}
-    for entrant in entrants if warmup else ():
-        entrant.step()
     for number in range(rounds):
-        for entrant in entrants if number % 2 == 0 else reversed(entrants):
-            dist.barrier()
-            started_at = time.perf_counter()
-            entrant.step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            slowest = torch.tensor(time.perf_counter() - started_at, dtype=torch.float64)
-            dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-            seconds[entrant.name].append(slowest.item())
+        for entrant in in_turn(entrants, number):
+            seconds[entrant.name].append(entrant.seconds())
     return seconds
+
+
+def in_turn(entrants: list[Contestant], number: int) -> list[Contestant]:
+    """The entrants in the order of one round: every second one backwards."""
+    return entrants if number % 2 == 0 else entrants[::-1]
 
 
 class StealMeter:
@@ -140,9 +163,15 @@ def _processor_ticks() -> list[int]:
     return [int(word) for word in stat.read_text().split()[1:9]] if stat.is_file() else []
 
 
-def median_ratio(over: list[float], under: list[float]) -> float:
-    """Median of the ratios of paired measurements."""
-    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+def ratios(over: list[float], under: list[float]) -> list[float]:
+    """Of paired measurements."""
+    return [a / b for a, b in zip(over, under, strict=True)]
+
+
+def median_and_spread(values: list[float]) -> tuple[float, list[float]]:
+    """The median, and the middle half of the values: their first and third quartile."""
+    first, median, third = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+    return round(median, 4), [round(first, 4), round(third, 4)]
 
 
 def training_data(run: Run) -> SampleDataset:
@@ -153,7 +182,3 @@ def training_data(run: Run) -> SampleDataset:
     dataset = build_train_valid_test_datasets(settings, train_samples=run.layout.global_batch_size).train
     assert dataset is not None
     return dataset
-
-
-def _iterators(run: Run) -> list[object]:
-    return list(data_iterators(run, training_data(run)))

@@ -3,17 +3,22 @@
     torchrun --standalone --nproc_per_node 2 benchmarks/predicted_step.py
     torchrun --standalone --nproc_per_node 4 benchmarks/predicted_step.py
 
-First a few steps are timed action by action, with sequences whole and cut in two ways; costs in tokens
-and pairs are fitted to them for each virtual stage, and the price of a message is measured between two
-idle ranks. Then the simulator says how long a step of each schedule takes, and after that steps of all
-schedules are run in turn and timed as wholes: forward and backward, without the optimizer. The times of
-Megatron-Core's own schedules are predicted from ours: they do the same work in another order. One JSON
-object per schedule; the aim is predicted_over_measured within 10 % of 1.
+Every round times, one after the other: a step of each of our schedules action by action, with sequences
+whole and with sequences cut evenly; a step of every schedule as a whole, forward and backward without
+the optimizer; and messages between two stages. Costs in tokens and pairs are fitted to the round's
+actions for each virtual stage, from which the simulator says how long a step of each schedule takes,
+cut as runs are, by FLOPs: a way of cutting that no action was timed with. Megatron-Core's own schedules
+are predicted from the actions of ours: they do the same work in another order.
+
+One JSON object per schedule. `predicted_over_measured` is the median over rounds, since a machine
+that others share may be twice as slow a minute later; `middle_half` says how far rounds lie apart. The
+aim is within 10 % of 1.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from dataclasses import replace
 
@@ -22,18 +27,21 @@ import torch.distributed as dist
 from pipeline import (
     Contestant,
     StealMeter,
-    alternate,
     contestants,
+    in_turn,
+    median_and_spread,
     parser,
+    ratios,
     resolve,
     start,
-    training_data,
+    warm_up,
 )
 
+from megatron.seq1f1b.partition import partition
 from megatron.seq1f1b.planning.profiled import FittedCosts, fit_costs
 from megatron.seq1f1b.runtime.link_times import LinkTimes, time_links
 from megatron.seq1f1b.schedule import make_plan, simulate, with_communication
-from megatron.seq1f1b.training.calibrate import cuts, measured_samples
+from megatron.seq1f1b.training.calibrate import TimedCut
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream.parallel import use_virtual_stages
 
@@ -50,15 +58,33 @@ ELEMENT_BYTES = 4
 PINGS = 20
 
 
-def fitted(entrants: dict[str, Contestant], schedule: str) -> FittedCosts:
-    """Costs of a schedule's virtual stages, from steps with whole and with cut sequences."""
-    samples = []
-    for name in (schedule, WHOLE.format(schedule)):
-        run, trained = entrants[name].run, entrants[name].trained
-        use_virtual_stages(run.layout.num_virtual_stages)
-        for boundaries in cuts(run):
-            samples += measured_samples(run, boundaries, trained, training_data(run))
-    return fit_costs(samples)
+class Source:
+    """One of our schedules, whose timed actions price the schedules that share its model parts."""
+
+    def __init__(self, cut: Contestant, whole: Contestant) -> None:
+        self._virtual_stages = cut.run.layout.num_virtual_stages
+        seq_length, chunks = cut.run.config.training.seq_length, cut.run.config.schedule.pipe_sp_splits
+        even = partition("average", seq_length=seq_length, chunks=chunks)
+        self._cuts = [
+            TimedCut(whole.run, whole.run.boundaries, whole.trained, whole.data),
+            TimedCut(cut.run, even, cut.trained, cut.data),
+        ]
+
+    def step(self) -> None:
+        """A timed step with whole sequences, and one with sequences cut evenly."""
+        use_virtual_stages(self._virtual_stages)
+        for cut in self._cuts:
+            cut.step()
+
+    def fitted(self) -> FittedCosts:
+        """Costs of the virtual stages, from the steps since the last call.
+
+        Means, not medians: a step adds its actions up, slow ones included.
+        """
+        samples = [sample for cut in self._cuts for sample in cut.samples(statistics.fmean)]
+        for cut in self._cuts:
+            cut.forget()
+        return fit_costs(samples)
 
 
 def first_link(*num_bytes: int) -> LinkTimes:
@@ -71,7 +97,7 @@ def first_link(*num_bytes: int) -> LinkTimes:
     return told[0]
 
 
-def predicted_seconds(run: Run, costs: FittedCosts, *, latency: float, bandwidth: float) -> float:
+def predicted_seconds(run: Run, costs: FittedCosts, link: LinkTimes) -> float:
     """The simulated step of a run."""
     plan = make_plan(
         run.layout.schedule,
@@ -83,15 +109,75 @@ def predicted_seconds(run: Run, costs: FittedCosts, *, latency: float, bandwidth
     tables = costs.costs(
         run.boundaries, message_bytes_per_token=float(run.config.model.hidden_size * ELEMENT_BYTES)
     )
-    network = replace(tables, latency_seconds=latency, bandwidth_bytes_per_second=bandwidth)
+    network = replace(
+        tables,
+        latency_seconds=link.latency_seconds,
+        bandwidth_bytes_per_second=link.bytes_per_second,
+    )
     return simulate(with_communication(plan), network).makespan_seconds
 
 
+class Rounds:
+    """What every round predicted and measured, by schedule."""
+
+    def __init__(self, entrants: dict[str, Contestant]) -> None:
+        self._entrants = entrants
+        self._sources = {
+            name: Source(entrants[name], entrants[WHOLE.format(name)])
+            for name in dict.fromkeys(MEASURED_WITH.values())
+        }
+        run = entrants["1f1b"].run
+        sequence_bytes = ELEMENT_BYTES * run.config.model.hidden_size * run.config.training.seq_length
+        self._message_bytes = (ELEMENT_BYTES, sequence_bytes)
+        self.predicted: dict[str, list[float]] = {name: [] for name in MEASURED_WITH}
+        self.measured: dict[str, list[float]] = {name: [] for name in MEASURED_WITH}
+        self.fit_errors: dict[str, list[float]] = {name: [] for name in self._sources}
+
+    def warm_up(self) -> None:
+        """Connections, buffers and first touches, in no round."""
+        warm_up([self._entrants[name] for name in MEASURED_WITH])
+        for source in self._sources.values():
+            source.step()
+            source.fitted()
+
+    def add(self, number: int) -> None:
+        """One more round. A source and what it prices are neighbours in time."""
+        for name, source in self._sources.items():
+            source.step()
+            served = [self._entrants[each] for each, by in MEASURED_WITH.items() if by == name]
+            for entrant in in_turn(served, number):
+                self.measured[entrant.name].append(entrant.seconds())
+        link = first_link(*self._message_bytes)
+        costs = {name: source.fitted() for name, source in self._sources.items()}
+        for name, fitted in costs.items():
+            self.fit_errors[name].append(fitted.worst_relative_error)
+        for name, by in MEASURED_WITH.items():
+            self.predicted[name].append(predicted_seconds(self._entrants[name].run, costs[by], link))
+
+    def row(self, name: str) -> dict[str, object]:
+        """What is printed of one schedule."""
+        run = self._entrants[name].run
+        ratio, middle_half = median_and_spread(ratios(self.predicted[name], self.measured[name]))
+        return {
+            "schedule": name,
+            "stages": dist.get_world_size(),
+            "microbatches": run.layout.num_microbatches,
+            "chunks": run.config.schedule.pipe_sp_splits,
+            "seq_length": run.config.training.seq_length,
+            "predicted_seconds": round(statistics.median(self.predicted[name]), 4),
+            "measured_seconds": round(statistics.median(self.measured[name]), 4),
+            "predicted_over_measured": ratio,
+            "middle_half": middle_half,
+            "rounds": len(self.measured[name]),
+            "worst_fit_error": round(statistics.median(self.fit_errors[MEASURED_WITH[name]]), 4),
+        }
+
+
 def main() -> None:
-    """Calibrate, predict, measure, print one JSON object per schedule on rank 0."""
+    """Predict and measure in turn; print one JSON object per schedule on rank 0."""
     options = parser(__doc__.split("\n")[0])
-    options.add_argument("--rounds", type=int, default=7, help="measured steps of every schedule")
-    options.set_defaults(seq_length=2048)
+    options.add_argument("--rounds", type=int, default=7, help="each predicts and measures every schedule")
+    options.set_defaults(seq_length=1024, microbatches=int(os.environ.get("WORLD_SIZE", "4")))
     arguments = options.parse_args()
     start()
     steal, stages, k = StealMeter(), dist.get_world_size(), arguments.chunks
@@ -101,31 +187,12 @@ def main() -> None:
         extra, is_whole = virtual if "interleaved" in name else "", not name.startswith("seq1f1b")
         runs[name] = resolve(arguments, schedule=name, chunks=1 if is_whole else k, extra=extra)
         runs[WHOLE.format(source)] = resolve(arguments, schedule=source, chunks=1, extra=extra)
-    entrants = {entrant.name: entrant for entrant in contestants(runs)}
-    costs = {source: fitted(entrants, source) for source in dict.fromkeys(MEASURED_WITH.values())}
-    small, large = ELEMENT_BYTES * arguments.hidden, ELEMENT_BYTES * arguments.hidden * arguments.seq_length
-    link = first_link(small, large)
-    latency, bandwidth = link.latency_seconds, link.bytes_per_second
-    predicted = {
-        name: predicted_seconds(runs[name], costs[source], latency=latency, bandwidth=bandwidth)
-        for name, source in MEASURED_WITH.items()
-    }
-    seconds = alternate([entrants[name] for name in MEASURED_WITH], rounds=arguments.rounds)
-    for name, source in MEASURED_WITH.items():
-        measured = statistics.median(seconds[name])
-        row = {
-            "schedule": name,
-            "stages": stages,
-            "microbatches": arguments.microbatches,
-            "chunks": runs[name].config.schedule.pipe_sp_splits,
-            "predicted_seconds": round(predicted[name], 4),
-            "measured_seconds": round(measured, 4),
-            "predicted_over_measured": round(predicted[name] / measured, 4),
-            "worst_fit_error": round(costs[source].worst_relative_error, 4),
-            "stolen_processor_share": steal.share(),
-        }
-        if dist.get_rank() == 0:
-            print(json.dumps(row), flush=True)
+    rounds = Rounds({entrant.name: entrant for entrant in contestants(runs)})
+    rounds.warm_up()
+    for number in range(arguments.rounds):
+        rounds.add(number)
+    for name in MEASURED_WITH if dist.get_rank() == 0 else ():
+        print(json.dumps({**rounds.row(name), "stolen_processor_share": steal.share()}), flush=True)
     dist.destroy_process_group()
 
 

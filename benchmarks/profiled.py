@@ -2,8 +2,10 @@
 
     torchrun --standalone --nproc_per_node 4 benchmarks/profiled.py --microbatches 4 --chunks 4
 
-`uniform_over_profiled` is the median over pairs of steps (at least 1 is the aim);
-`predicted_over_measured` compares the simulated step with the measured one (within 10 %).
+The stages are profiled several times, as a run does before its first step, each time followed by pairs
+of steps. `uniform_over_profiled` is the median over pairs (at least 1 is the aim);
+`predicted_over_measured` compares each profile's simulated step with the steps after it, the median
+over profiles (within 10 %). The middle halves are first and third quartiles.
 """
 
 from __future__ import annotations
@@ -20,22 +22,40 @@ from pipeline import (
     StealMeter,
     alternate,
     contestants,
-    median_ratio,
+    median_and_spread,
     parser,
+    ratios,
     resolve,
     start,
-    training_data,
+    warm_up,
 )
 
+from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.training.calibrate import profiled
+from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.steps import make_forward_backward
+
+
+def by_profile(uniform: Contestant) -> Contestant:
+    """The same run, cut as a new profile says."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = profiled(uniform.run, uniform.trained, uniform.data, Path(folder))
+    return dataclasses.replace(uniform, name="profiled", run=run, forward_backward=make_forward_backward(run))
+
+
+def predicted_seconds(run: Run) -> float:
+    """What the profile expects of a step."""
+    assert run.predicted_step_seconds is not None
+    return run.predicted_step_seconds
 
 
 def main() -> None:
     """Measure and print one JSON object on rank 0."""
     options = parser(__doc__.split("\n")[0])
-    options.add_argument("--rounds", type=int, default=7, help="pairs of steps")
+    options.add_argument("--profiles", type=int, default=4, help="times that the stages are profiled")
+    options.add_argument("--rounds", type=int, default=3, help="pairs of steps after each profile")
     options.add_argument("--schedule", default="seq1f1b", help="which chunked schedule")
+    options.set_defaults(seq_length=2048)
     arguments = options.parse_args()
     start()
     steal = StealMeter()
@@ -46,27 +66,33 @@ def main() -> None:
         extra="--pipe-sp-strategy profiled",
     )
     (uniform,) = contestants({"uniform_comp": run})
-    with tempfile.TemporaryDirectory() as folder:
-        measured = profiled(run, uniform.trained, training_data(run), Path(folder))
-    by_profile = Contestant(
-        name="profiled",
-        run=measured,
-        trained=uniform.trained,
-        forward_backward=make_forward_backward(measured),
-    )
-    uniform = dataclasses.replace(uniform, forward_backward=make_forward_backward(run))
-    seconds = alternate([uniform, by_profile], rounds=arguments.rounds)
-    assert measured.predicted_step_seconds is not None
-    step = statistics.median(seconds["profiled"])
+    warm_up([uniform])
+    seconds: dict[str, list[float]] = {"uniform_comp": [], "profiled": []}
+    predicted, boundaries = [], []
+    for _ in range(arguments.profiles):
+        contender = by_profile(uniform)
+        warm_up([contender])
+        for name, taken in alternate([uniform, contender], rounds=arguments.rounds).items():
+            seconds[name] += taken
+        measured = statistics.median(seconds["profiled"][-arguments.rounds :])
+        predicted.append(predicted_seconds(contender.run) / measured)
+        boundaries.append(contender.run.boundaries)
+        assert isinstance(contender.forward_backward, ChunkedSchedule)
+        contender.forward_backward.close()
+    gain, gain_middle_half = median_and_spread(ratios(seconds["uniform_comp"], seconds["profiled"]))
+    accuracy, accuracy_middle_half = median_and_spread(predicted)
     result = {
         "schedule": arguments.schedule,
+        "stages": dist.get_world_size(),
+        "seq_length": arguments.seq_length,
         "uniform_boundaries": run.boundaries,
-        "profiled_boundaries": measured.boundaries,
+        "profiled_boundaries": boundaries,
         "seconds": {name: round(statistics.median(taken), 4) for name, taken in seconds.items()},
         "stolen_processor_share": steal.share(),
-        "uniform_over_profiled": round(median_ratio(seconds["uniform_comp"], seconds["profiled"]), 4),
-        "predicted_seconds": round(measured.predicted_step_seconds, 4),
-        "predicted_over_measured": round(measured.predicted_step_seconds / step, 4),
+        "uniform_over_profiled": gain,
+        "middle_half_over_pairs": gain_middle_half,
+        "predicted_over_measured": accuracy,
+        "middle_half_over_profiles": accuracy_middle_half,
     }
     if dist.get_rank() == 0:
         print(json.dumps(result), flush=True)

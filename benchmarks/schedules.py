@@ -3,10 +3,10 @@
     torchrun --standalone --nproc_per_node 4 benchmarks/schedules.py --microbatches 4 --chunks 4
 
 All run in one process group, in turn. F, B, I and W of ours are timed per stage and chunk while
-the schedules run, and their means given to the simulator: a step adds its actions up, slow ones
+the schedules run, and each round's means given to the simulator: a step adds its actions up, slow ones
 included. The reference of both ratios is 1F1B: measured it is Megatron-Core's own function,
 simulated it is the plan with times of whole sequences. `kept` is the measured ratio over the
-simulated one. Megatron-Core's interleaved schedule is measured only.
+simulated one, the median over rounds. Megatron-Core's interleaved schedule is measured only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ import statistics
 from itertools import pairwise
 
 import torch.distributed as dist
-from pipeline import Contestant, StealMeter, alternate, contestants, median_ratio, parser, resolve, start
+from pipeline import (
+    Contestant,
+    StealMeter,
+    contestants,
+    in_turn,
+    median_and_spread,
+    parser,
+    ratios,
+    resolve,
+    start,
+    warm_up,
+)
 
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
@@ -44,23 +55,51 @@ def costs_of(plan: Plan, seconds: ActionSeconds, boundaries: tuple[int, ...]) ->
     )
 
 
-def simulated_seconds(entrant: Contestant, timer: ActionTimer, stages: int) -> float:
-    """Makespan of the entrant's plan with its own measured times."""
-    run = entrant.run
-    plan = make_plan(
-        run.layout.schedule,
-        stages=stages,
-        microbatches=run.layout.num_microbatches,
-        chunks=run.config.schedule.pipe_sp_splits,
-        virtual_stages=run.layout.num_virtual_stages,
-    )
-    return simulate(plan, costs_of(plan, timer.gathered(statistics.mean), run.boundaries)).makespan_seconds
+class Measured:
+    """The steps of one schedule; with ours, what the simulator makes of each one's actions."""
+
+    def __init__(self, entrant: Contestant) -> None:
+        self._entrant = entrant
+        self._timer = ActionTimer()
+        self.is_ours = isinstance(entrant.forward_backward, ChunkedSchedule)
+        self.seconds: list[float] = []
+        self.simulated: list[float] = []
+        if isinstance(entrant.forward_backward, ChunkedSchedule):
+            entrant.forward_backward.observer = self._timer
+            self._plan = make_plan(
+                entrant.run.layout.schedule,
+                stages=dist.get_world_size(),
+                microbatches=entrant.run.layout.num_microbatches,
+                chunks=entrant.run.config.schedule.pipe_sp_splits,
+                virtual_stages=entrant.run.layout.num_virtual_stages,
+            )
+
+    def step(self) -> None:
+        """One more step."""
+        self._timer.clear()
+        self.seconds.append(self._entrant.seconds())
+        if self.is_ours:
+            means = self._timer.gathered(statistics.fmean)
+            costs = costs_of(self._plan, means, self._entrant.run.boundaries)
+            self.simulated.append(simulate(self._plan, costs).makespan_seconds)
+
+    def row(self, reference: Measured, simulated_reference: Measured) -> dict[str, object]:
+        """What is printed, beside 1F1B as it is and 1F1B as it is simulated."""
+        measured = ratios(reference.seconds, self.seconds)
+        row: dict[str, object] = {"seconds": round(statistics.median(self.seconds), 4)}
+        row["ratio"], row["middle_half"] = median_and_spread(measured)
+        if self.is_ours:
+            expected = ratios(simulated_reference.simulated, self.simulated)
+            row["simulated_seconds"] = round(statistics.median(self.simulated), 4)
+            row["simulated_ratio"], _ = median_and_spread(expected)
+            row["kept"], row["kept_middle_half"] = median_and_spread(ratios(measured, expected))
+        return row
 
 
 def main() -> None:
-    """Measure and print one JSON object on rank 0."""
+    """Measure and print one JSON object per schedule on rank 0."""
     options = parser(__doc__.split("\n")[0])
-    options.add_argument("--rounds", type=int, default=7, help="steps of every schedule")
+    options.add_argument("--rounds", type=int, default=3, help="steps of every schedule")
     arguments = options.parse_args()
     start()
     steal = StealMeter()
@@ -75,32 +114,16 @@ def main() -> None:
         "seq1f1b-zb": resolve(arguments, schedule="seq1f1b-zb", chunks=k),
     }
     entrants = contestants(runs)
-    timers = {}
-    for entrant in entrants:
-        entrant.step()
-        if isinstance(entrant.forward_backward, ChunkedSchedule):
-            entrant.forward_backward.observer = timers[entrant.name] = ActionTimer()
-    seconds = alternate(entrants, rounds=arguments.rounds, warmup=False)
-    simulated = {
-        entrant.name: simulated_seconds(entrant, timers[entrant.name], stages)
-        for entrant in entrants
-        if entrant.name in timers
-    }
-    rows = {}
-    for name, taken in seconds.items():
-        ratio = median_ratio(seconds["1f1b"], taken)
-        rows[name] = {"seconds": round(statistics.median(taken), 4), "ratio": round(ratio, 4)}
-        if name in simulated:
-            expected = simulated[WHOLE] / simulated[name]
-            rows[name] |= {
-                "simulated_seconds": round(simulated[name], 4),
-                "simulated_ratio": round(expected, 4),
-                "kept": round(ratio / expected, 4),
-            }
+    warm_up(entrants)
+    measured = {entrant.name: Measured(entrant) for entrant in entrants}
+    for number in range(arguments.rounds):
+        for entrant in in_turn(entrants, number):
+            measured[entrant.name].step()
     if dist.get_rank() == 0:
         machine = {"stolen_processor_share": steal.share()}
         print(json.dumps({"stages": stages, "microbatches": arguments.microbatches, "chunks": k, **machine}))
-        for name, row in rows.items():
+        for name, each in measured.items():
+            row = each.row(measured["1f1b"], measured[WHOLE])
             print(f"{name:>20} {json.dumps(row)}", flush=True)
     dist.destroy_process_group()
 

@@ -3,7 +3,8 @@
     torchrun --standalone --nproc_per_node 2 benchmarks/step_time.py --microbatches 2 --chunks 4
 
 The number of processes is the number of stages. `ratio` is the median over pairs of (1f1b /
-seq1f1b); `ideal_ratio` is what equal-cost chunks and free messages would give.
+seq1f1b), and `middle_half` their first and third quartile; `ideal_ratio` is what equal-cost chunks and
+free messages would give.
 """
 
 from __future__ import annotations
@@ -12,14 +13,25 @@ import json
 import statistics
 
 import torch.distributed as dist
-from pipeline import StealMeter, alternate, contestants, median_ratio, parser, resolve, start
+from pipeline import (
+    StealMeter,
+    alternate,
+    contestants,
+    median_and_spread,
+    parser,
+    ratios,
+    resolve,
+    start,
+    warm_up,
+)
 
 
 def main() -> None:
     """Measure and print one JSON object on rank 0."""
     options = parser(__doc__.split("\n")[0])
-    options.add_argument("--rounds", type=int, default=7, help="pairs of steps")
+    options.add_argument("--rounds", type=int, default=15, help="pairs of steps")
     options.add_argument("--strategy", default="uniform_comp", help="partition of the chunks")
+    options.set_defaults(seq_length=2048)
     arguments = options.parse_args()
     start()
     steal = StealMeter()
@@ -32,7 +44,11 @@ def main() -> None:
             extra=f"--pipe-sp-strategy {arguments.strategy}",
         ),
     }
-    seconds = alternate(contestants(runs), rounds=arguments.rounds)
+    entrants = contestants(runs)
+    warm_up(entrants)
+    seconds = alternate(entrants, rounds=arguments.rounds)
+    pairs = ratios(seconds["1f1b"], seconds["seq1f1b"])
+    ratio, middle_half = median_and_spread(pairs)
     p, m, k = dist.get_world_size(), arguments.microbatches, arguments.chunks
     result = {
         "stages": p,
@@ -41,10 +57,11 @@ def main() -> None:
         "seq_length": arguments.seq_length,
         "boundaries": runs["seq1f1b"].boundaries,
         "seconds": {name: round(statistics.median(taken), 4) for name, taken in seconds.items()},
-        "ratio": round(median_ratio(seconds["1f1b"], seconds["seq1f1b"]), 4),
+        "ratio": ratio,
+        "middle_half": middle_half,
         "ideal_ratio": round(k * (m + p - 1) / (k * m + p - 1), 4),
         "stolen_processor_share": steal.share(),
-        "pairs": [round(a / b, 3) for a, b in zip(seconds["1f1b"], seconds["seq1f1b"], strict=True)],
+        "pairs": [round(pair, 3) for pair in pairs],
     }
     if dist.get_rank() == 0:
         print(json.dumps(result), flush=True)

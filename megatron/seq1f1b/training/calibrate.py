@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from megatron.seq1f1b.partition import PROFILED, partition
 from megatron.seq1f1b.planning.boundaries import best_boundaries
 from megatron.seq1f1b.planning.profiled import Sample, fit_costs
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
-from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
+from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer, Average
 from megatron.seq1f1b.schedule import ActionKind
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.prepare import Run, boundary_multiple
@@ -74,9 +75,15 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
 
 
 def _measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
-    samples = []
-    for boundaries in cuts(run):
-        samples += measured_samples(run, boundaries, trained, dataset)
+    timed = [TimedCut(run, boundaries, trained, dataset) for boundaries in cuts(run)]
+    for step in range(1 + _TIMED_STEPS):
+        for cut in timed:
+            cut.step()
+            if step == 0:
+                cut.forget()
+    samples = [sample for cut in timed for sample in cut.samples()]
+    for cut in timed:
+        cut.close()
     fitted = fit_costs(samples, window=run.dimensions.window)
     choice = best_boundaries(
         fitted,
@@ -103,29 +110,38 @@ def cuts(run: Run) -> list[Boundaries]:
     return [run.boundaries] if even == run.boundaries else [run.boundaries, even]
 
 
-def measured_samples(
-    run: Run, boundaries: Boundaries, trained: Trained, dataset: SampleDataset
-) -> list[Sample]:
-    """What every chunk cost every virtual stage in a few steps of the run, cut at `boundaries`."""
-    return _samples(boundaries, _time_actions(run, boundaries, trained, dataset))
+class TimedCut:
+    """Steps of a chunked run with its sequences cut in one way; every action is timed.
 
+    Ways of cutting that are compared take their steps in turn: a slow moment of the machine meets them all.
+    """
 
-def _time_actions(
-    run: Run, boundaries: Boundaries, trained: Trained, dataset: SampleDataset
-) -> ActionSeconds:
-    """Median seconds of every action with the sequence cut at `boundaries`."""
-    cut = dataclasses.replace(run, boundaries=boundaries)
-    forward_backward = make_forward_backward(cut)
-    assert isinstance(forward_backward, ChunkedSchedule), "Megatron-Core's schedules are not chunked"
-    timer = ActionTimer()
-    forward_backward.observer = timer
-    for step in range(1 + _TIMED_STEPS):
-        if step == 1:
-            timer.clear()
+    def __init__(self, run: Run, boundaries: Boundaries, trained: Trained, dataset: SampleDataset) -> None:
+        self._run = dataclasses.replace(run, boundaries=boundaries)
+        self._trained = trained
+        self._dataset = dataset
+        forward_backward = make_forward_backward(self._run)
+        assert isinstance(forward_backward, ChunkedSchedule), "Megatron-Core's schedules are not chunked"
+        self._forward_backward = forward_backward
+        self._timer = forward_backward.observer = ActionTimer()
+
+    def step(self) -> None:
+        """Forward and backward of one step; collective."""
         # The first batches again and again: a short run has no others.
-        gradients(cut, trained, forward_backward, data_iterators(cut, dataset))
-    forward_backward.close()
-    return timer.gathered()
+        iterators = data_iterators(self._run, self._dataset)
+        gradients(self._run, self._trained, self._forward_backward, iterators)
+
+    def forget(self) -> None:
+        """Drop what was timed so far."""
+        self._timer.clear()
+
+    def samples(self, average: Average = statistics.median) -> list[Sample]:
+        """What every chunk cost every virtual stage since the last `forget`; collective."""
+        return _samples(self._run.boundaries, self._timer.gathered(average))
+
+    def close(self) -> None:
+        """Give the connections back; collective."""
+        self._forward_backward.close()
 
 
 def _samples(boundaries: Boundaries, seconds: ActionSeconds) -> list[Sample]:
