@@ -29,7 +29,7 @@ def test_text_is_one_row_per_rank() -> None:
 
 
 def test_a_timetable_with_gaps_and_remarks_reads_the_same() -> None:
-    timetable = "# two stages\n\n0F0.0, 0F0.1 ,,,0B0.1,0B0.0\r\n,1F0.0,1F0.1,1B0.1,1B0.0,\n"
+    timetable = "\ufeff# two stages\n\n0F0.0, 0F0.1 ,,,0B0.1,0B0.0\r\n,1F0.0,1F0.1,1B0.1,1B0.0,\n"
     assert plan_from_csv(timetable).actions == plan_from_csv(GOOD).actions
 
 
@@ -53,7 +53,9 @@ def test_a_timetable_with_gaps_and_remarks_reads_the_same() -> None:
             "0F0.0,0RECV_B0.0,0B0.0\n1RECV_F0.0,1F0.0,1B0.0,1SEND_B0.0\n",
             "line 2: .*1RECV_F0.0: rank 0 never sends it: 0SEND_F0.0 is missing",
         ),
-        ("0F0.0,0F999999999.0,0B0.0\n", "0F1.0 is missing"),
+        ("0F0.0,0F999999999.0,0B0.0\n", "0F999999999.0: there is no microbatch 999999999; the plan has 1"),
+        (GOOD.replace("1F0.1", "1RECV_F9.1,1F0.1"), "line 2: .*1RECV_F9.1: there is no microbatch 9; the"),
+        (GOOD.replace("F0.", "F1."), "line 1: .*0F1.0: there is no microbatch 1; the plan has 1, counted"),
         ("0F0.0,0B1.0,0F1.0,0B0.0\n1F0.0,1F1.0,1B0.0,1B1.0\n", "0B1.0: it needs 0F1.0"),
         ("0F0.0,0B0.0,0F1.0,0B1.0\n1F0.0,1F1.0,1B0.0,1B1.0\n", "line 1: .*deadlock: rank 0 waits at 0B0.0"),
     ],

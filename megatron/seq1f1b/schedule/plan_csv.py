@@ -3,12 +3,15 @@
     0F0.0,0F0.1,0B0.1,0B0.0
     1F0.0,1F0.1,1B0.1,1B0.0
 
-The file says everything: p is the number of rows, m, k and v follow from the largest numbers in it,
-and a plan without any backward is an evaluation. Empty cells, blank lines and lines that start with
+The file says everything: p is the number of rows, m, k and v follow from the forwards in it, and a
+plan without any backward is an evaluation. Empty cells, blank lines and lines that start with
 `#` mean nothing, so a plan may be laid out as a timetable.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
 
 from megatron.seq1f1b.errors import PlanError
 from megatron.seq1f1b.schedule.action import Action, ActionKind
@@ -17,6 +20,8 @@ from megatron.seq1f1b.schedule.plan import Plan
 from megatron.seq1f1b.schedule.validate import validate_plan
 
 _FORWARD_KINDS = (ActionKind.F, ActionKind.SEND_F, ActionKind.RECV_F)
+_BYTE_ORDER_MARK = "\ufeff"
+"""What spreadsheets put before the text of a CSV file."""
 
 
 def plan_to_csv(plan: Plan) -> str:
@@ -36,7 +41,7 @@ def plan_from_csv(text: str, *, name: str = "csv") -> Plan:
     """
     rows = [
         (number, _parse_row(name, number, line))
-        for number, line in enumerate(text.splitlines(), start=1)
+        for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).splitlines(), start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
     if not rows:
@@ -77,9 +82,15 @@ def _infer(name: str, rows: tuple[tuple[Action, ...], ...], lines: tuple[int, ..
     return Plan(
         name=name,
         num_stages=len(rows),
-        num_microbatches=1 + max(action.microbatch for action in actions),
-        num_chunks=1 + max(action.chunk for action in actions),
+        num_microbatches=_count(action.microbatch for action in actions if action.kind is ActionKind.F),
+        num_chunks=_count(action.chunk for action in actions if action.kind is ActionKind.F),
         num_virtual_stages=num_all_virtual_stages // len(rows),
         forward_only=all(action.kind in _FORWARD_KINDS for action in actions),
         actions=rows,
     )
+
+
+def _count(numbers: Iterable[int]) -> int:
+    """How many there are from 0 without a gap, at least 1; a mistyped number is then the one to blame."""
+    present = set(numbers)
+    return next(number for number in count(1) if number not in present)

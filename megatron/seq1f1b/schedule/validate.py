@@ -173,7 +173,10 @@ def _fail_missing(plan: Plan, action: Action) -> None:
         if receive in plan.actions[peer]:
             position = plan.actions[peer].index(receive)
             fail(plan, {peer: position}, f"rank {rank} never sends it: {action} is missing")
-    fail(plan, {rank: len(plan.actions[rank])}, f"{action} is missing", action=action)
+    why = f"{action} is missing"
+    if not action.kind.is_compute:
+        why += "; a plan with any message must have them all, and one without any gets them by itself"
+    fail(plan, {rank: len(plan.actions[rank])}, why, action=action)
 
 
 def _check_runs(dependencies: Dependencies) -> None:
