@@ -92,5 +92,5 @@ def _infer(name: str, rows: tuple[tuple[Action, ...], ...], lines: tuple[int, ..
 
 def _count(numbers: Iterable[int]) -> int:
     """How many there are from 0 without a gap, at least 1; a mistyped number is then the one to blame."""
-    present = {0, *numbers}
-    return next(number for number in count() if number not in present)
+    present = set(numbers)
+    return max(1, next(number for number in count() if number not in present))
