@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.runtime.channels import Channels
-from megatron.seq1f1b.runtime.executor import Executor, Unit, channels_of
+from megatron.seq1f1b.runtime.executor import Executor, Forwarded, Unit, channels_of
 from megatron.seq1f1b.runtime.messages import MessageBuffers
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
 from megatron.seq1f1b.schedule import ActionKind, Costs, Plan, add_communication, make_plan, simulate
@@ -62,11 +62,11 @@ class WaitingProgram:
         wait(self._costs.forward_seconds[unit.virtual_stage][unit.chunk])
         return torch.zeros(MESSAGE)
 
-    def backward(self, unit: Unit, *tensors: torch.Tensor | None) -> torch.Tensor:
+    def backward(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor:
         wait(self._costs.backward_seconds[unit.virtual_stage][unit.chunk])
         return torch.zeros(MESSAGE)
 
-    def backward_input(self, unit: Unit, *tensors: torch.Tensor | None) -> torch.Tensor:
+    def backward_input(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor:
         wait(self._costs.input_grad_seconds[unit.virtual_stage][unit.chunk])
         return torch.zeros(MESSAGE)
 

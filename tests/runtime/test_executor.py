@@ -12,7 +12,7 @@ import torch.distributed as dist
 from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.errors import StepError
 from megatron.seq1f1b.runtime.channels import Channels
-from megatron.seq1f1b.runtime.executor import Executor, Unit, channels_of
+from megatron.seq1f1b.runtime.executor import Executor, Forwarded, Unit, channels_of
 from megatron.seq1f1b.runtime.messages import MessageBuffers
 from megatron.seq1f1b.schedule import Action, ActionKind, Plan, add_communication, make_plan
 from tests.harness import run_distributed
@@ -32,25 +32,13 @@ class CountingProgram:
         assert stage_input.item() == _number(unit) + unit.virtual_stage - 1
         return stage_input + 1.0
 
-    def backward(
-        self,
-        unit: Unit,
-        stage_input: torch.Tensor | None,
-        output: torch.Tensor,
-        output_grad: torch.Tensor | None,
-    ) -> torch.Tensor | None:
+    def backward(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
         self._note("B", unit)
-        return self._grad(unit, output_grad)
+        return self._grad(unit, forwarded.output_grad)
 
-    def backward_input(
-        self,
-        unit: Unit,
-        stage_input: torch.Tensor | None,
-        output: torch.Tensor,
-        output_grad: torch.Tensor | None,
-    ) -> torch.Tensor | None:
+    def backward_input(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
         self._note("I", unit)
-        return self._grad(unit, output_grad)
+        return self._grad(unit, forwarded.output_grad)
 
     def backward_weight(self, unit: Unit) -> None:
         self._note("W", unit)

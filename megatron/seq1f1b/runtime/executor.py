@@ -35,31 +35,27 @@ class Unit(NamedTuple):
     chunk: int
 
 
+class Forwarded(NamedTuple):
+    """What a unit's backward starts from."""
+
+    stage_input: torch.Tensor | None
+    """None on virtual stage 0."""
+    output: torch.Tensor
+    """Its graph alone, except on the last virtual stage: the data has gone to the next one."""
+    output_grad: torch.Tensor | None
+    """None on the last virtual stage, which has the loss."""
+
+
 class StageProgram(Protocol):
     """The computation behind F, B, I and W; it knows the model, and nothing of the plan."""
 
     def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
         """The stage's output for the unit; that of the last virtual stage goes nowhere."""
 
-    def backward(
-        self,
-        unit: Unit,
-        stage_input: torch.Tensor | None,
-        output: torch.Tensor,
-        output_grad: torch.Tensor | None,
-    ) -> torch.Tensor | None:
-        """Accumulate the weights' gradients; return the input's (None on virtual stage 0).
+    def backward(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
+        """Accumulate the weights' gradients; return the input's (None on virtual stage 0)."""
 
-        There is no `output_grad` on the last virtual stage: it has the loss.
-        """
-
-    def backward_input(
-        self,
-        unit: Unit,
-        stage_input: torch.Tensor | None,
-        output: torch.Tensor,
-        output_grad: torch.Tensor | None,
-    ) -> torch.Tensor | None:
+    def backward_input(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
         """The input's gradient alone; the weights' wait for `backward_weight`."""
 
     def backward_weight(self, unit: Unit) -> None:
@@ -162,16 +158,16 @@ class Executor:
             self._outputs[unit] = output
 
     def _backward(self, unit: Unit) -> None:
-        needs = self._take_backward(unit)
+        forwarded = self._take_forwarded(unit)
         self._arrived(ActionKind.B, unit)
-        input_grad = self._program.backward(unit, *needs)
+        input_grad = self._program.backward(unit, forwarded)
         self._hand_over_grad(unit, input_grad)
         self._finish(unit)
 
     def _backward_input(self, unit: Unit) -> None:
-        needs = self._take_backward(unit)
+        forwarded = self._take_forwarded(unit)
         self._arrived(ActionKind.I, unit)
-        input_grad = self._program.backward_input(unit, *needs)
+        input_grad = self._program.backward_input(unit, forwarded)
         self._hand_over_grad(unit, input_grad)
 
     def _backward_weight(self, unit: Unit) -> None:
@@ -195,14 +191,14 @@ class Executor:
             stage_input = self._arriving_inputs.pop(unit).wait()
         return stage_input.requires_grad_(not self._plan.forward_only)
 
-    def _take_backward(self, unit: Unit) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+    def _take_forwarded(self, unit: Unit) -> Forwarded:
         if unit.virtual_stage == self._last_virtual_stage:
             output_grad = None
         elif self._is_local(unit.virtual_stage + 1):
             output_grad = self._local_grads.pop(unit)
         else:
             output_grad = self._arriving_grads.pop(unit).wait()
-        return self._inputs.pop(unit), self._outputs.pop(unit), output_grad
+        return Forwarded(self._inputs.pop(unit), self._outputs.pop(unit), output_grad)
 
     def _arrived(self, kind: ActionKind, unit: Unit) -> None:
         if self._observer is not None:

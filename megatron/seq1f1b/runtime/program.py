@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from megatron.seq1f1b.chunk import Chunk
-from megatron.seq1f1b.runtime.executor import Unit
+from megatron.seq1f1b.runtime.executor import Forwarded, Unit
 from megatron.seq1f1b.runtime.gradient_sync import GradientSync
 from megatron.seq1f1b.runtime.loss import ForwardStep, LossFunction, SequenceLosses
 from megatron.seq1f1b.runtime.microbatches import Batch, Microbatches
@@ -127,32 +127,20 @@ class MegatronProgram:
             self.losses.add(unit.microbatch, output, loss_functions[0], model)
         return output
 
-    def backward(
-        self,
-        unit: Unit,
-        stage_input: torch.Tensor | None,
-        output: torch.Tensor,
-        output_grad: torch.Tensor | None,
-    ) -> torch.Tensor | None:
+    def backward(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
         """Gradients of the part's weights accumulate; returns the gradient of its input."""
         if self._is_split:
-            input_grad = self.backward_input(unit, stage_input, output, output_grad)
+            input_grad = self.backward_input(unit, forwarded)
             self.backward_weight(unit)
             return input_grad
-        input_grad = self._run_backward(unit, stage_input, output, output_grad)
+        input_grad = self._run_backward(unit, forwarded)
         self._gradient_sync.after_weights(unit)
         return input_grad
 
-    def backward_input(
-        self,
-        unit: Unit,
-        stage_input: torch.Tensor | None,
-        output: torch.Tensor,
-        output_grad: torch.Tensor | None,
-    ) -> torch.Tensor | None:
+    def backward_input(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
         """The gradient of the part's input; products of its linear layers' weights wait."""
         with self._weight_gradients.collect(unit):
-            return self._run_backward(unit, stage_input, output, output_grad)
+            return self._run_backward(unit, forwarded)
 
     def backward_weight(self, unit: Unit) -> None:
         """The weights' gradients that `backward_input` left for this unit."""
@@ -160,13 +148,8 @@ class MegatronProgram:
         self._weight_gradients.run(unit, is_last=is_last)
         self._gradient_sync.after_weights(unit)
 
-    def _run_backward(
-        self,
-        unit: Unit,
-        stage_input: torch.Tensor | None,
-        output: torch.Tensor,
-        output_grad: torch.Tensor | None,
-    ) -> torch.Tensor | None:
+    def _run_backward(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
+        stage_input, output, output_grad = forwarded
         timers = self._config.timers
         if timers is not None:
             timers("backward-compute", log_level=2).start()
