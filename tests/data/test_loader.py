@@ -1,4 +1,4 @@
-"""Batches, their fields, their chunks, and reading ahead."""
+"""Batches, their fields, and reading ahead."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron.seq1f1b.chunk import chunks_from
-from megatron.seq1f1b.data import MockDataset, batches, slice_batch
+from megatron.seq1f1b.data import MockDataset, batches
 from megatron.seq1f1b.data.prefetch import prefetched
 from megatron.seq1f1b.data.samples import document_starts, sample_fields
 from megatron.seq1f1b.data.settings import DocumentRules
@@ -81,18 +80,6 @@ def test_batches_are_the_samples_of_the_dataset_in_order(num_workers: int) -> No
         "loss_mask": (torch.float32, (2, 40)),
         "document_starts": (torch.int64, (2, 40)),
     }
-
-
-def test_chunks_of_a_batch_put_together_are_the_batch() -> None:
-    batch = next(
-        batches(mock(), micro_batch_size=2, data_parallel_rank=0, data_parallel_size=1, global_batch_size=2)
-    )
-    parts = [slice_batch(batch, chunk) for chunk in chunks_from((0, 17, 30, 40))]
-    assert [part["tokens"].shape[1] for part in parts] == [17, 13, 10]
-    for name in ("tokens", "labels", "position_ids", "loss_mask"):
-        assert all(part[name].is_contiguous() for part in parts)
-        assert torch.equal(torch.cat([part[name] for part in parts], dim=1), batch[name])
-    assert all(torch.equal(part["document_starts"], batch["document_starts"]) for part in parts)
 
 
 def test_unknown_loader_is_refused_with_the_known_ones() -> None:

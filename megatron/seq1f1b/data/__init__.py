@@ -1,4 +1,4 @@
-"""Batches for pretraining: tokenizers, indexed datasets, and microbatches cut into chunks.
+"""Batches for pretraining: tokenizers, indexed datasets, and microbatches.
 
 The names below are imported on first use, so that checks which run before processes join do not
 wait for torch and megatron.core.
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from megatron.seq1f1b.data.blend import Blend, parse_blend
     from megatron.seq1f1b.data.checks import check_data_files, check_data_settings
     from megatron.seq1f1b.data.datasets import SplitDatasets, build_train_valid_test_datasets
-    from megatron.seq1f1b.data.loader import Batch, batches, slice_batch
+    from megatron.seq1f1b.data.loader import Batch, batches
     from megatron.seq1f1b.data.mock import MockDataset
     from megatron.seq1f1b.data.settings import DataSettings
     from megatron.seq1f1b.data.share import TensorParallelBatches
@@ -33,7 +33,6 @@ _HOMES = {
     "check_data_files": "checks",
     "check_data_settings": "checks",
     "parse_blend": "blend",
-    "slice_batch": "loader",
 }
 
 
@@ -58,5 +57,4 @@ __all__ = [
     "check_data_files",
     "check_data_settings",
     "parse_blend",
-    "slice_batch",
 ]

@@ -1,4 +1,4 @@
-"""Microbatches of one data-parallel rank, read ahead, and their chunks."""
+"""Microbatches of one data-parallel rank, read ahead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from megatron.seq1f1b.chunk import Chunk
 from megatron.seq1f1b.data.order import BatchSizeAt, DataloaderType, microbatch_indices
 from megatron.seq1f1b.data.prefetch import prefetched
 from megatron.seq1f1b.data.samples import SampleDataset
@@ -15,9 +14,6 @@ from megatron.seq1f1b.data.samples import SampleDataset
 Batch = dict[str, Tensor]
 """One microbatch, batch-first: tokens, labels, position_ids (int64 [b, S]), loss_mask (float32
 [b, S]) and, only where documents do not attend to each other, document_starts (int64 [b, S])."""
-
-WHOLE_SEQUENCE_FIELDS = frozenset({"document_starts"})
-"""Fields that a chunk needs for its prefix as well."""
 
 
 def batches(
@@ -31,7 +27,6 @@ def batches(
     num_workers: int = 2,
     dataloader_type: str = "single",
     seed: int = 1234,
-    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Microbatches of this data-parallel rank in the order of training, on the CPU.
 
@@ -48,7 +43,6 @@ def batches(
         num_workers: threads that read ahead; 0 reads in the caller's thread.
         dataloader_type: `single` (the dataset's order, once) or `cyclic` (shuffled per epoch).
         seed: seed of the shuffle of `cyclic`.
-        pin_memory: page-locked tensors, for asynchronous copies to a CUDA device.
 
     Raises:
         ConfigurationError: sizes that do not divide, or an unknown type of loader.
@@ -67,19 +61,6 @@ def batches(
 
     def load(sample_indices: list[int]) -> Batch:
         samples = [dataset[index] for index in sample_indices]
-        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
-        return {name: field.pin_memory() for name, field in batch.items()} if pin_memory else batch
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     return prefetched(load, indices, num_workers=num_workers, depth=2 * max(1, num_workers))
-
-
-def slice_batch(batch: Batch, chunk: Chunk) -> Batch:
-    """The columns of `chunk` of every field, [b, s_c], contiguous.
-
-    Positions stay those of the sequence. `document_starts` stays whole, [b, S]: its entries index
-    the sequence, and the prefix's are needed too.
-    """
-    return {
-        name: field if name in WHOLE_SEQUENCE_FIELDS else field[:, chunk.start : chunk.stop].contiguous()
-        for name, field in batch.items()
-    }
