@@ -67,7 +67,7 @@ def prepare(config: Config, *, world_size: int) -> Run:
         settings, train_samples=counts.train, valid_samples=counts.valid, test_samples=counts.test
     )
     dimensions = model_dimensions(config, layout, tokenizer.vocab_size)
-    run = Run(
+    return Run(
         config=config,
         layout=layout,
         tokenizer=tokenizer,
@@ -75,9 +75,6 @@ def prepare(config: Config, *, world_size: int) -> Run:
         boundaries=_boundaries(config, dimensions),
         plan_file=read_plan(config, layout),
     )
-    if not layout.uses_upstream_schedule:
-        run.make_plan(layout.num_microbatches, False)
-    return run
 
 
 def _tokenizer(data: DataOptions) -> Tokenizer:
