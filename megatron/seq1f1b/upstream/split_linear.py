@@ -174,6 +174,7 @@ class _SplitLinear(torch.autograd.Function):
     def backward(
         ctx: torch.autograd.function.BackwardCFunction, output_grad: torch.Tensor
     ) -> tuple[torch.Tensor, None]:
+        """The gradient of the input's shard, reduced over tensor-parallel ranks; the weight's is left."""
         (shard,) = ctx.saved_tensors
         layer: _Layer = ctx.layer  # type: ignore[attr-defined]
         # Detached, the operand does not hold the graph of the layers before it until W has run.

@@ -89,6 +89,7 @@ class _Pass:
         self._step = step
 
     def blocks(self) -> Iterator[LineBlock]:
+        """The lines of this pass, block by block; `num_lines` counts the file's as they are read."""
         with _opened(self._file) as (stream, raw):
             numbers: list[int] = []
             lines: list[bytes] = []
