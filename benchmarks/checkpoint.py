@@ -14,11 +14,9 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from pipeline import start
 
@@ -31,7 +29,6 @@ from megatron.seq1f1b.training.prepare import Run, prepare
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
 
 MODES = ("none", "synchronous", "asynchronous")
-Batches = list[Iterator[Mapping[str, torch.Tensor]] | None]
 
 
 def main() -> None:
