@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from megatron.seq1f1b.config import Config, notes_on, parse_arguments, with_config_files
+from megatron.seq1f1b.config import Config, idle_notes, notes_on, parse_arguments, with_config_files
 from megatron.seq1f1b.errors import AgreementError, BackendError, ParityError, Seq1F1BError
 from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
@@ -32,12 +32,12 @@ def main(arguments: list[str]) -> int:
     except Seq1F1BError as error:
         return _said_once(error, status=2)
     if is_first:
-        print("\n".join([*notes_on(arguments), "loading torch and Megatron-Core"]), flush=True)
-    from megatron.seq1f1b.upstream import check_megatron_core, install_cpu_support
+        notes = [*notes_on(arguments), *idle_notes(config)]
+        print("\n".join([*notes, "loading torch and Megatron-Core"]), flush=True)
+    from megatron.seq1f1b.upstream import prepare_megatron_core
 
     try:
-        check_megatron_core()
-        install_cpu_support()
+        prepare_megatron_core()
         from megatron.seq1f1b.training.pretrain import pretrain
 
         pretrain(run, start)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -71,7 +70,6 @@ def _run(prefix: str) -> dict[str, float]:
 
 def _start(prefix: str) -> dict[str, float]:
     """What a run does with its data before step 0."""
-    warnings.simplefilter("ignore")  # upstream's, of libraries that are not installed
     from megatron.seq1f1b.data import (
         DataSettings,
         batches,

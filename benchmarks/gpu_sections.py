@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from megatron.seq1f1b.upstream import install_cpu_support
+from megatron.seq1f1b.upstream import prepare_megatron_core
 
-install_cpu_support()
+prepare_megatron_core()
 
 import torch
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megatron.seq1f1b.upstream import install_cpu_support
+from megatron.seq1f1b.upstream import prepare_megatron_core
 
-install_cpu_support()
+prepare_megatron_core()
 
 import numpy as np
 import torch

@@ -22,12 +22,12 @@ from megatron.seq1f1b.errors import Seq1F1BError
 def main(arguments: Sequence[str]) -> int:
     """Convert; 1 when the logits differ by more than --tolerance, 2 when it cannot be done."""
     options = make_parser().parse_args(arguments)
-    from megatron.seq1f1b.upstream import install_cpu_support
-
-    install_cpu_support()
-    from megatron.seq1f1b.training.checkpoint.huggingface import convert, logits
+    from megatron.seq1f1b.upstream import prepare_megatron_core
 
     try:
+        prepare_megatron_core()
+        from megatron.seq1f1b.training.checkpoint.huggingface import convert, logits
+
         if options.check_logits:
             logits.check_transformers()
         if options.command == "to-hf":

@@ -16,29 +16,21 @@ import socket
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
 from megatron.seq1f1b.partition import partition
+from tools.command_line import Parser
 
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 SMALLEST_BYTES = 4
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = _Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--seq-length", type=int, required=True, metavar="S", help="tokens of a sequence")
     parser.add_argument("--hidden-size", type=int, required=True, metavar="H", help="of the model")
     parser.add_argument("--chunks", type=int, default=4, metavar="K", help="chunks per sequence (4)")
@@ -94,9 +86,9 @@ def message_bytes(arguments: argparse.Namespace) -> list[int]:
 
 def measure(arguments: argparse.Namespace, stages: int, sizes: list[int]) -> dict[str, Any] | None:
     """Join, time, gather; None on ranks other than 0."""
-    from megatron.seq1f1b.upstream import install_cpu_support
+    from megatron.seq1f1b.upstream import prepare_megatron_core
 
-    install_cpu_support()
+    prepare_megatron_core()
     import torch
     import torch.distributed as dist
     from megatron.core import parallel_state

@@ -10,12 +10,12 @@ import runpy
 import sys
 from pathlib import Path
 
-from megatron.seq1f1b.upstream import install_cpu_support
+from megatron.seq1f1b.upstream import prepare_megatron_core
 
 
 def main() -> None:
     """Answer requests for CUDA devices on the CPU, then run the script named on the command line."""
-    install_cpu_support()
+    prepare_megatron_core()
     script = Path(__file__).parent / sys.argv.pop(1)
     runpy.run_path(str(script), run_name="__main__")
 

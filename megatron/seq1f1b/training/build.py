@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -73,10 +72,7 @@ def dtype_of(run: Run) -> torch.dtype:
 
 def transformer_config(run: Run, dtype: torch.dtype) -> TransformerConfig:
     """Megatron-Core's configuration of the model and its parallelism."""
-    with warnings.catch_warnings():
-        # Advice for Transformer Engine's attention, which is not used here.
-        warnings.filterwarnings("ignore", message="If you are using transformer_engine as")
-        return TransformerConfig(**_model_fields(run), **_expert_fields(run), **_parallel_fields(run, dtype))
+    return TransformerConfig(**_model_fields(run), **_expert_fields(run), **_parallel_fields(run, dtype))
 
 
 def _model_fields(run: Run) -> dict[str, Any]:

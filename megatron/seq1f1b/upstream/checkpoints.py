@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import queue
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +37,7 @@ class Save:
         """Agree on who writes what; collective. Further options are `dist_checkpointing.save`'s."""
         filesystem_async._results_queue = queue.Queue()
         _Writer.write_preloaded_data_multiproc = staticmethod(_write_in_turn)
-        with _known_warnings(), _failures_after_collectives():
+        with _failures_after_collectives():
             self._request = dist_checkpointing.save(state, str(folder), async_sharded_save=True, **options)
         self._arguments = list(self._request.async_fn_args)
 
@@ -70,7 +69,7 @@ class Save:
 
     def finish(self) -> None:
         """Write what says where everything is; collective, after every process has written."""
-        with _known_warnings(), _failures_after_collectives():
+        with _failures_after_collectives():
             for finalize in self._request.finalize_fns:
                 finalize()
 
@@ -80,8 +79,7 @@ class Save:
 
 def load(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     """`dist_checkpointing.load`."""
-    with _known_warnings():
-        loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder))
+    loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder))
     return loaded
 
 
@@ -141,12 +139,3 @@ def _failures_after_collectives() -> Iterator[None]:
             setattr(owner, name, write)
     if failures:
         raise failures[0]
-
-
-@contextmanager
-def _known_warnings() -> Iterator[None]:
-    """Megatron-Core calls what torch is about to replace: its own affair."""
-    with warnings.catch_warnings():
-        for category in (FutureWarning, DeprecationWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
-        yield

@@ -8,7 +8,6 @@ names the upstream files it serves. Nothing is patched where a CUDA device exist
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import ParamSpec, TypeVar
@@ -40,7 +39,6 @@ def install_cpu_support() -> None:
     _patch_factories()
     _patch_tensor_methods()
     _patch_random_state()
-    _silence_missing_kernels()
 
 
 def _patch_device() -> None:
@@ -113,18 +111,11 @@ def _patch_random_state() -> None:
     torch.cuda.get_rng_state = get_state  # type: ignore[assignment]
     torch.cuda.set_rng_state = set_state
     torch.cuda.manual_seed = _seed_cpu
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from megatron.core.tensor_parallel import random
+    from megatron.core.tensor_parallel import random
+
     random._get_cuda_rng_state = get_state
     random._set_cuda_rng_state = set_state
 
 
 def _seed_cpu(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
-
-
-def _silence_missing_kernels() -> None:
-    """Megatron-Core warns on import that Transformer Engine and Apex are missing: known here."""
-    warnings.filterwarnings("ignore", message=".*Transformer Engine and Apex are not installed.*")
-    warnings.filterwarnings("ignore", message=".*Apex is not installed.*")
