@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,22 +24,14 @@ from megatron.seq1f1b.planning.devices import load_device
 from megatron.seq1f1b.planning.links import read_links
 from megatron.seq1f1b.planning.models import MODELS, named_model
 from megatron.seq1f1b.planning.search import Outcome, search
+from tools.command_line import Parser
 
 HEADER = ("", "step s", "tokens/s", "MFU", "GB", "bubble", "schedule", "tp", "pp", "dp", "v", "k", "m", "cut")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = _Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--model", required=True, metavar="NAME", help=f"one of {', '.join(MODELS)}")
     parser.add_argument("--seq-length", type=int, required=True, metavar="S", help="tokens of a sequence")
     parser.add_argument("--devices", type=int, required=True, metavar="N", help="GPUs")

@@ -19,7 +19,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -36,6 +35,7 @@ from megatron.seq1f1b.planning.shown import Shown, show_model, show_units
 from megatron.seq1f1b.planning.timeline import UNBROKEN, draw
 from megatron.seq1f1b.planning.trace import to_trace
 from megatron.seq1f1b.schedule import SCHEDULE_NAMES, Plan, make_plan, plan_from_csv, plan_to_csv
+from tools.command_line import Parser
 
 FORMATS = ("grid", "csv", "json", "svg", "png", "trace", "html")
 ONE_PLAN = ("csv", "trace")
@@ -53,20 +53,9 @@ WHOLE_SEQUENCES = ("1f1b", "interleaved")
 INTERLEAVED = ("interleaved", "seq1f1b-interleaved")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = _Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(__doc__)
     names = ", ".join(SCHEDULE_NAMES)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--schedule", help=f"a plan file (*.csv), or one of {names}")
