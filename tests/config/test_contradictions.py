@@ -29,6 +29,8 @@ FULL = "--recompute-granularity full"
         ("--recompute-modules mlp", "needs --recompute-granularity selective"),
         (f"{FULL} --recompute-num-layers 5", "5 is more than the 4 layers of a virtual stage"),
         ("--window-attn-skip-freq 2", "needs --window-size"),
+        ("--position-embedding-type rope --kv-channels 3", "1 of heads of 3 are 3; use an even number"),
+        ("--position-embedding-type rope --rotary-percent 0.1", "0.1 of heads of 8 are 0; use an even"),
         ("--window-size 4,4", "causal attention sees no later keys; use --window-size 4,0"),
         ("--lr-warmup-init 1", "--lr-warmup-init 1 is more than --lr 0.001"),
         ("--log-interval 0", "--log-interval 0 must be at least 1"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.seq1f1b.config import make_parser, notes_on, parse_arguments
+from megatron.seq1f1b.config import idle_notes, make_parser, notes_on, parse_arguments
 from megatron.seq1f1b.config.megatron_flags import REPLACED, WITHOUT_EFFECT
 from megatron.seq1f1b.errors import ConfigurationError
 from tests.config.flags import words
@@ -87,6 +87,25 @@ def test_megatron_flags_without_effect_are_accepted_and_said() -> None:
     notes = notes_on(words(extra))
     assert [note.split()[0] for note in notes] == extra.replace(" 2 ", " ").split()
     assert notes_on(words()) == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "note"),
+    [
+        ("--rotary-percent 0.5", "--rotary-percent 0.5 changes nothing here: positions are learned"),
+        ("--initial-loss-scale 65536 --bf16", "--initial-loss-scale 65536 changes nothing here: losses are"),
+        ("--save-interval 5", "--save-interval 5 changes nothing here: nothing is saved without --save"),
+        ("--eval-interval 5", "--eval-interval 5 changes nothing here: --eval-iters is 0"),
+        ("--eval-iters 5", "--eval-iters 5 changes nothing here: --eval-interval 1000 is more than the"),
+        ("--mock-data --split 98,2,0", "--split 98,2,0 changes nothing here: there is nothing to split"),
+        ("--pipe-sp-splits 1 --pipe-sp-strategy average", "--pipe-sp-strategy average changes nothing here"),
+        ("--lr-decay-style constant --min-lr 1e-5", "--min-lr 1e-05 changes nothing here: a constant"),
+    ],
+)
+def test_options_that_nothing_reads_are_said(extra: str, note: str) -> None:
+    (said,) = idle_notes(parse_arguments(words(extra)))
+    assert said.startswith(note)
+    assert idle_notes(parse_arguments(words())) == []
 
 
 def test_every_flag_is_lower_case_with_dashes() -> None:

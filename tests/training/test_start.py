@@ -108,6 +108,10 @@ def test_weights_alone_fit_more_runs(saved: Path, extra: str) -> None:
         ("--ckpt-step 2", "--ckpt-step means nothing without --load"),
         ("--load absent --exit-on-missing-checkpoint", "--load absent holds no checkpoint"),
         ("--save /proc/no", "--save /proc/no cannot be written"),
+        ("--run-dir setup.py/no", "--run-dir setup.py/no cannot be written: /"),
+        ("--tensorboard-dir setup.py", "setup.py: Not a directory; name another folder"),
+        ("--load setup.py", "--load setup.py is a file; give the folder"),
+        ("--load absent --finetune", "--load absent holds no checkpoint, so there is nothing to --finetune"),
     ],
 )
 def test_flags_that_cannot_be_served_are_refused(extra: str, message: str) -> None:

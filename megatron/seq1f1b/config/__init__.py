@@ -1,5 +1,6 @@
 """Flags to a typed, frozen configuration. Nothing below the builders reads it."""
 
+from megatron.seq1f1b.config.idle import idle_notes
 from megatron.seq1f1b.config.layout import Layout
 from megatron.seq1f1b.config.megatron_flags import notes_on
 from megatron.seq1f1b.config.options import (
@@ -31,6 +32,7 @@ __all__ = [
     "RunOptions",
     "ScheduleOptions",
     "TrainingOptions",
+    "idle_notes",
     "make_parser",
     "notes_on",
     "parse_arguments",

@@ -121,7 +121,19 @@ def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:
         if model.swiglu:
             ffn_hidden_size = max(64, int(4 * model.hidden_size * 2 / 3 / 64) * 64)
     kv_channels = model.kv_channels or model.hidden_size // model.num_attention_heads
+    _check_rotary(model, kv_channels)
     return ffn_hidden_size, kv_channels, groups
+
+
+def _check_rotary(model: ModelOptions, kv_channels: int) -> None:
+    """Rotary positions turn pairs of a head's channels."""
+    rotating = int(kv_channels * model.rotary_percent)
+    if model.position_embedding_type == "rope" and (rotating % 2 or rotating == 0):
+        raise ConfigurationError(
+            f"--position-embedding-type rope turns pairs of channels, and --rotary-percent "
+            f"{model.rotary_percent:g} of heads of {kv_channels} are {rotating}; use an even number from 2 "
+            "(--kv-channels, --hidden-size / --num-attention-heads, --rotary-percent)"
+        )
 
 
 def _num_query_groups(model: ModelOptions) -> int:

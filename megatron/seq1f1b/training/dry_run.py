@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 
 from megatron.seq1f1b.config import Config
 from megatron.seq1f1b.errors import ConfigurationError
@@ -32,7 +30,6 @@ def dry_run(config: Config, environment: Mapping[str, str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         run = prepare(config, world_size=world_size_of(config, environment))
         find_start(run)
-        check_run_directory(run)
         report = rehearse(run)
     print(report.to_json() if is_json else report.to_table())
     print(_verdict(run), file=sys.stderr if is_json else sys.stdout)
@@ -45,23 +42,6 @@ def world_size_of(config: Config, environment: Mapping[str, str]) -> int:
     parallel = config.parallel
     model_parallel = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
     return int(environment.get("WORLD_SIZE", model_parallel))
-
-
-def check_run_directory(run: Run) -> None:
-    """The folder of the run's files can be made and written; nothing is left behind.
-
-    Raises:
-        ConfigurationError: it cannot, and why.
-    """
-    folder = Path(run.config.run.run_dir or "runs").absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise ConfigurationError(
-            f"--run-dir {folder} cannot be written: {error}; name a folder that can"
-        ) from error
 
 
 def rehearse(run: Run) -> MemoryReport:

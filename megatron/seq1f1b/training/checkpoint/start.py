@@ -10,6 +10,7 @@ from megatron.seq1f1b.training.checkpoint.folder import check_writable, choose, 
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.training.reporting.checks import check_log_folders
 
 Start = tuple[Path, Manifest]
 
@@ -18,21 +19,27 @@ def find_start(run: Run) -> Start | None:
     """The checkpoint that a run starts from; None for initial weights.
 
     Raises:
-        ConfigurationError: flags that contradict each other.
+        ConfigurationError: flags that contradict each other, or a log that cannot be written.
         CheckpointError: a checkpoint that is missing, torn or of another model, or a folder for
             new ones that cannot be written.
     """
     options = run.config.checkpoint
     _check_flags(run)
+    check_log_folders(run.config)
     if options.save is not None:
         check_writable(Path(options.save))
         _check_room(run, Path(options.save))
     if options.load is None:
         return None
+    if Path(options.load).is_file():
+        raise CheckpointError(f"--load {options.load} is a file; give the folder that --save of a run named")
     start = choose(Path(options.load), step=options.ckpt_step, say=say)
     if start is None:
-        if options.exit_on_missing_checkpoint:
-            raise CheckpointError(f"--load {options.load} holds no checkpoint; give the --save of a run")
+        if options.exit_on_missing_checkpoint or options.finetune:
+            what = ", so there is nothing to --finetune" if options.finetune else ""
+            raise CheckpointError(
+                f"--load {options.load} holds no checkpoint{what}; give the --save of a run"
+            )
         say(f"{options.load} holds no checkpoint: starting from initial weights")
         return None
     folder, manifest = start

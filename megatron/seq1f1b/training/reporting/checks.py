@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 
-from megatron.seq1f1b.config import LoggingOptions
+from megatron.seq1f1b.config import Config, LoggingOptions
 from megatron.seq1f1b.errors import ConfigurationError
 
 
@@ -45,6 +48,33 @@ def check_writers(options: LoggingOptions) -> None:
                 f"{flag} {value} needs the package {package}, which is not installed; pip install {package} "
                 f"(the extra of that name), or leave {flag} out: metrics.jsonl has the same numbers"
             )
+
+
+def check_log_folders(config: Config) -> None:
+    """Refuse folders for the log of a run that cannot be made or written; nothing is left behind.
+
+    Raises:
+        ConfigurationError: with what is in the way.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return  # Rank 0 alone writes there, perhaps on a disk of its own.
+    folders = {
+        "--run-dir": config.run.run_dir or "runs",
+        "--tensorboard-dir": config.logging.tensorboard_dir,
+        "--wandb-save-dir": config.logging.wandb_save_dir,
+    }
+    for flag, folder in folders.items():
+        if folder is None:
+            continue
+        path = Path(folder).absolute()
+        existing = next(place for place in (path, *path.parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            raise ConfigurationError(
+                f"{flag} {folder} cannot be written: {existing}: {error.strerror}; name another folder"
+            ) from error
 
 
 def _is_installed(package: str) -> bool:

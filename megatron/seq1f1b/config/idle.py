@@ -1,0 +1,59 @@
+"""Options that were set and that nothing reads, because of what other options say.
+
+Launch lines from elsewhere are full of them, so they are not refused; but nothing is passed over
+in silence. What would train another model than was meant is refused in `validation.py` instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from megatron.seq1f1b.config.options import Config
+
+_Idle = tuple[object, tuple[str, ...], str]
+"""A section of options, some of its fields, and why they are not read."""
+
+
+def idle_notes(config: Config) -> list[str]:
+    """One line for each option that differs from its default and changes nothing."""
+    return [
+        f"--{field.name.replace('_', '-')} {_text(getattr(options, field.name))} changes nothing here: {why}"
+        for options, names, why in _idle(config)
+        for field in dataclasses.fields(options)  # type: ignore[arg-type]
+        if field.name in names and getattr(options, field.name) not in (field.default, [])
+    ]
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _idle(config: Config) -> Iterator[_Idle]:
+    data, training, optimizer = config.data, config.training, config.optimizer
+    if config.model.position_embedding_type != "rope":
+        yield config.model, ("rotary_base", "rotary_percent"), "positions are learned; rotary ones are rope"
+    if config.schedule.pipe_sp_splits == 1:
+        yield config.schedule, ("pipe_sp_strategy",), "there is one chunk per sequence; see --pipe-sp-splits"
+    if not training.fp16:
+        scale = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "hysteresis")
+        yield training, scale, "losses are scaled with --fp16 only"
+    if not training.eval_iters:
+        yield training, ("eval_interval",), "--eval-iters is 0, so nothing is validated"
+    steps, interval = training.train_iters, training.eval_interval
+    if steps and interval > steps and not data.test_data_path:
+        yield training, ("eval_iters",), f"--eval-interval {interval} is more than the run's {steps} steps"
+    if not (optimizer.lr_warmup_iters or optimizer.lr_warmup_samples or optimizer.lr_warmup_fraction):
+        yield optimizer, ("lr_warmup_init",), "there is no warmup"
+    if optimizer.lr_decay_style == "constant":
+        yield optimizer, ("min_lr",), "a constant learning rate does not fall"
+    if config.checkpoint.save is None:
+        yield config.checkpoint, ("save_interval",), "nothing is saved without --save"
+    if data.mock_data or data.train_data_path:
+        source = "--mock-data" if data.mock_data else "--train-data-path"
+        yield data, ("split",), f"there is nothing to split with {source}"
+    if data.mock_data:
+        files = ("data_cache_path", "num_dataset_builder_threads", "no_mmap_bin_files")
+        yield data, files, "no files are read with --mock-data"
+    if data.tokenizer_type != "GPT2BPETokenizer":
+        yield data, ("vocab_file", "merge_file"), f"{data.tokenizer_type} reads no such file"
