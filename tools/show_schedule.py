@@ -139,12 +139,12 @@ def shown_of(arguments: argparse.Namespace, plans: Sequence[Plan]) -> list[Shown
     model, device = named_model(arguments.model), load_device(arguments.device or "a100")
     if arguments.links is not None:
         device = read_links(arguments.links).on(device)
-    heads = model.num_query_groups or model.num_heads
-    if tensor_parallel < 1 or heads % tensor_parallel:
-        possible = nearest(tensor_parallel, (ways for ways in range(1, heads + 1) if heads % ways == 0))
+    if tensor_parallel < 1 or not model.can_share(tensor_parallel):
+        possible = nearest(tensor_parallel, filter(model.can_share, range(1, model.num_heads + 1)))
         raise ConfigurationError(
-            f"--tensor-parallel {tensor_parallel} does not divide the model's {heads} heads of keys and "
-            f"values; use {possible}"
+            f"--tensor-parallel {tensor_parallel} processes cannot share the model's {model.num_heads} "
+            f"heads and {model.num_query_groups or model.num_heads} groups of keys and values evenly; use "
+            f"{possible}"
         )
     return [
         show_model(

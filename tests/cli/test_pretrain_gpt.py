@@ -20,6 +20,10 @@ from tests.data.corpora import END, MERGE_FILE, VOCAB_FILE, VOCAB_SIZE, random_d
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 TP2 = "--tensor-model-parallel-size 2"
+TP4_HEADS12 = (
+    "--tensor-model-parallel-size 4 --pipeline-model-parallel-size 1 --num-attention-heads 12 "
+    "--hidden-size 48 --group-query-attention"
+)
 INTERLEAVED = "--pipeline-schedule interleaved --num-virtual-stages-per-pipeline-rank 2"
 FILES = "--no-mock-data --data-path"
 
@@ -40,7 +44,8 @@ REFUSALS = [
     ("--num-layers 7", "--num-layers 7 is not divisible by --pipeline-model-parallel-size 2"),
     ("--num-attention-heads 5", "--hidden-size 32 is not divisible by --num-attention-heads 5"),
     ("--tensor-model-parallel-size 8", "--num-attention-heads 4 is not divisible by"),
-    (f"{TP2} --group-query-attention --num-query-groups 1", "--num-query-groups 1 is not divisible by"),
+    (f"{TP4_HEADS12} --num-query-groups 6", "12 attention heads can be in 1, 2, 4, 12 groups"),
+    (f"{TP4_HEADS12} --num-query-groups 1 --kv-channels 1", "the 14 rows that project"),
     ("--group-query-attention --num-query-groups 3", "--num-query-groups 3; change one of them"),
     ("--num-query-groups 2", "needs --group-query-attention"),
     ("--global-batch-size 7 --micro-batch-size 2", "= 4; use 4 or 8"),

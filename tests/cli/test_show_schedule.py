@@ -90,7 +90,7 @@ def test_csv_can_be_shown_again(tmp_path: Path) -> None:
         ),
         (
             ("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--tensor-parallel", "3"),
-            "does not divide the model's 32 heads of keys and values; use 2 or 4",
+            "cannot share the model's 32 heads and 32 groups of keys and values evenly; use 2 or 4",
         ),
         (
             (

@@ -16,7 +16,7 @@ def draw_model(random: Random) -> str:
     weighs the same, however many of its tokens count.
     """
     groups = random.choice(
-        ["", "--group-query-attention --num-query-groups 2", "--group-query-attention --num-query-groups 4"]
+        ["", *(f"--group-query-attention --num-query-groups {groups}" for groups in (1, 2, 4))],
     )
     optional = [
         "--swiglu",
@@ -44,7 +44,7 @@ def draw_model(random: Random) -> str:
 
 def draw_run(random: Random) -> str:
     """Flags of how four processes train it: layout, schedule, chunks, recomputation, reduction."""
-    tensor, stages = random.choice([(1, 4), (1, 2), (2, 2), (1, 1), (2, 1)])
+    tensor, stages = random.choice([(1, 4), (1, 2), (2, 2), (1, 1), (2, 1), (4, 1)])
     schedule = random.choice(["seq1f1b", "seq1f1b-interleaved", "seq1f1b-zb"])
     chunks = random.choice([1, 2, 3, 4, 7])
     flags = [

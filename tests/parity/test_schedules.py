@@ -17,6 +17,7 @@ SHAPES = {"gpt2": GPT2_LIKE, "llama": LLAMA_LIKE}
 PP2 = "--pipeline-model-parallel-size 2"
 PP4 = "--pipeline-model-parallel-size 4"
 TP2_PP2 = f"{PP2} --tensor-model-parallel-size 2 --sequence-parallel"
+TP4 = "--tensor-model-parallel-size 4 --sequence-parallel"
 SEQ1F1B = "--pipeline-schedule seq1f1b --pipe-sp-splits"
 INTERLEAVED = (
     "--pipeline-schedule seq1f1b-interleaved --num-layers-per-virtual-pipeline-stage 1 --pipe-sp-splits"
@@ -101,6 +102,16 @@ def test_loss_and_every_gradient_equal_one_process(shape: str, world_size: int, 
             bound = max(bound, WITH_TENSOR_PARALLELISM)
         difference, name = largest_difference(outcome, reference(shape, dtype, batch_size(flags)))
         assert difference <= bound, f"{name} differs by {difference:.1e} under {flags}"
+
+
+def test_processes_that_share_a_group_of_queries() -> None:
+    layouts = tuple(
+        f"{LLAMA_LIKE} {TP4} --global-batch-size 1 {flags}"
+        for flags in (f"{SEQ1F1B} 1", f"{SEQ1F1B} 4 --recompute-granularity full")
+    )
+    for outcome in run_distributed(run_steps, 4, layouts, torch.float64)[0]:
+        difference, name = largest_difference(outcome, reference("llama", torch.float64, 1))
+        assert difference <= WITH_TENSOR_PARALLELISM, f"{name} differs by {difference:.1e}"
 
 
 def _with_last_batch_size(flags: str) -> str:

@@ -20,6 +20,7 @@ from megatron.seq1f1b.config.options import (
     ParallelOptions,
     TrainingOptions,
 )
+from megatron.seq1f1b.config.query_groups import check_query_groups
 from megatron.seq1f1b.config.ranges import check_ranges
 from megatron.seq1f1b.config.recompute import recompute_of
 from megatron.seq1f1b.config.stages import layers_of_virtual_stages
@@ -37,7 +38,8 @@ def validate(config: Config, *, world_size: int) -> Layout:
     _check_precision(config)
     _check_dry_run(config.dry_run)
     ffn_hidden_size, kv_channels, num_query_groups = _model_sizes(config.model)
-    _check_tensor_parallel(config, ffn_hidden_size, num_query_groups)
+    _check_tensor_parallel(config, ffn_hidden_size)
+    check_query_groups(config, groups=num_query_groups, head_dim=kv_channels)
     _check_data_parallel(config.parallel)
     layers = layers_of_virtual_stages(config.model, config.parallel)
     data_parallel_size = _data_parallel_size(config.parallel, world_size)
@@ -150,12 +152,11 @@ def _num_query_groups(model: ModelOptions) -> int:
     return groups
 
 
-def _check_tensor_parallel(config: Config, ffn_hidden_size: int, num_query_groups: int) -> None:
+def _check_tensor_parallel(config: Config, ffn_hidden_size: int) -> None:
     tp = config.parallel.tensor_model_parallel_size
     shares = {
         "--num-attention-heads": config.model.num_attention_heads,
         "--ffn-hidden-size": ffn_hidden_size,
-        "--num-query-groups": num_query_groups,
     }
     for flag, size in shares.items():
         if size % tp:

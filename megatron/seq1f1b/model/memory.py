@@ -8,7 +8,7 @@ tensor parallelism, per token of one layer and element:
     queries, output                                 2 q / t        log-sum-exp, float32: heads / t
     angles of the rotary embedding                  4 r            cos and sin for queries and keys
     MLP                                             2 f / t        gated: 5 f / t
-    keys and values                                 2 kv / t       in the cache, whole sequences
+    keys and values                                 2 kv / t       in the cache, whole sequences; min. a group
 
 Sizes are bytes on one rank. Pure arithmetic, no torch.
 """
@@ -90,9 +90,20 @@ class ModelMemory:
         return self.dimensions.num_query_heads * self.dimensions.head_dim / self.tensor_parallel
 
     @property
+    def _query_groups(self) -> float:
+        """Ranks beyond the number of groups share them."""
+        return max(self.dimensions.num_query_groups / self.tensor_parallel, 1)
+
+    @property
     def _key_value(self) -> float:
         """Keys and values of one token."""
-        return 2 * self.dimensions.num_query_groups * self.dimensions.head_dim / self.tensor_parallel
+        return 2 * self._query_groups * self.dimensions.head_dim
+
+    @property
+    def _projected(self) -> float:
+        """Queries, keys and values of one token as the layer's matrix makes them."""
+        d = self.dimensions
+        return (d.num_query_heads + 2 * d.num_query_groups) * d.head_dim / self.tensor_parallel
 
     @property
     def _hidden(self) -> float:
@@ -124,7 +135,7 @@ class ModelMemory:
         if self.has_linear_bias:
             biases += 2 * d.hidden_size + self._ffn * (2 if d.is_gated else 1)
         if self.has_qkv_bias:
-            biases += self._query + self._key_value
+            biases += self._projected
         return d.layer_parameters / self.tensor_parallel + norms + biases
 
     def embedding_parameters(self) -> float:
@@ -177,9 +188,14 @@ class ModelMemory:
 
     @property
     def _fused_projection(self) -> float:
-        """Queries, keys and values as one tensor; queries of groups are a copy of their part."""
+        """Queries, keys and values as one tensor, which ranks that share a group gather.
+
+        Queries of several groups are a copy of their part.
+        """
+        if self.dimensions.num_query_groups < self.tensor_parallel:
+            return self._projected * self.tensor_parallel
         is_grouped = self.dimensions.num_query_groups != self.dimensions.num_query_heads
-        return self._query * (2 if is_grouped else 1) + self._key_value
+        return self._projected + (self._query if is_grouped and self._query_groups > 1 else 0)
 
     @property
     def _num_mlp_tensors(self) -> int:
@@ -190,7 +206,7 @@ class ModelMemory:
         """Held by one layer between I and W: operands of the weight gradients."""
         d = self.dimensions
         inputs = 2 * self._hidden + self._query + self._ffn
-        grads = self._query + self._key_value + 2 * d.hidden_size + self._ffn * (2 if d.is_gated else 1)
+        grads = self._projected + 2 * d.hidden_size + self._ffn * (2 if d.is_gated else 1)
         return (inputs + grads) * self.element_bytes
 
     def pending_head_bytes_per_token(self) -> float:
@@ -269,7 +285,7 @@ class ModelMemory:
         query_grads = tokens * self._query * (2 * element + 4)
         rows = (tokens + prefix) * self._key_value * element
         if d.num_query_groups != d.num_query_heads:
-            rows += rows * d.num_query_heads / d.num_query_groups
+            rows += rows * d.num_query_heads / self.tensor_parallel / self._query_groups
         attention = tokens * (2 * self._hidden - freed) * element + query_grads + rows
         return max(matrix, gate, attention) + tokens * self._recomputed_layer_bytes()
 

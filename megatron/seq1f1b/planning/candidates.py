@@ -76,8 +76,8 @@ def _layouts(problem: Problem) -> Iterator[tuple[int, int, int]]:
     """Tensor parallelism within a node, stages, data parallelism."""
     model, device = problem.model, problem.device
     for tensor in (1, 2, 4, 8):
-        is_even = (model.num_query_groups or model.num_heads) % tensor == 0
-        if tensor > device.devices_per_node or problem.num_devices % tensor or not is_even:
+        is_within_node = tensor <= device.devices_per_node
+        if not is_within_node or problem.num_devices % tensor or not model.can_share(tensor):
             continue
         for stages in range(1, problem.num_devices // tensor + 1):
             data, rest = divmod(problem.num_devices, tensor * stages)

@@ -132,15 +132,21 @@ class DeviceCosts:
         return self.device.layer_overhead_seconds + traffic + self._tensor_parallel_seconds(tokens)
 
     def _tensor_parallel_seconds(self, tokens: int) -> float:
-        """Two gathers and two scatters of the hidden states in each direction."""
-        ranks = self.memory.tensor_parallel
+        """Two gathers and two scatters of the hidden states in each direction.
+
+        And where ranks share groups of queries, one of all queries, keys and values.
+        """
+        ranks, sizes = self.memory.tensor_parallel, self._dimensions
         if ranks == 1:
             return 0.0
-        hidden = tokens * self._dimensions.hidden_size * self.memory.element_bytes
+        widths = [sizes.hidden_size] * 4
+        if sizes.num_query_groups < ranks:
+            widths.append((sizes.num_query_heads + 2 * sizes.num_query_groups) * sizes.head_dim)
         is_inside = ranks <= self.device.devices_per_node
         device = self.device
         bandwidth = device.node_bytes_per_second if is_inside else device.network_bytes_per_second
-        return 4 * (hidden * (ranks - 1) / ranks / bandwidth + device.latency_seconds)
+        sent = tokens * sum(widths) * self.memory.element_bytes * (ranks - 1) / ranks
+        return sent / bandwidth + len(widths) * device.latency_seconds
 
     def _stage_bandwidth(self) -> float:
         """Neighbouring stages are as many ranks apart as tensor and data parallelism have together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from megatron.seq1f1b.config.query_groups import are_shared_evenly
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import ModelDimensions
 from megatron.seq1f1b.model.memory import ModelMemory
@@ -51,6 +52,16 @@ class NamedModel:
             has_linear_bias=not self.is_llama,
             has_qkv_bias=not self.is_llama,
             has_norm_bias=not self.is_llama,
+        )
+
+    def can_share(self, tensor_parallel: int) -> bool:
+        """Whether so many processes can share each layer."""
+        sizes = self.dimensions()
+        return are_shared_evenly(
+            heads=sizes.num_query_heads,
+            groups=sizes.num_query_groups,
+            head_dim=sizes.head_dim,
+            tensor_parallel=tensor_parallel,
         )
 
     def flags(self) -> list[str]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 
 from megatron.seq1f1b.model.initialization import global_parameters
 from megatron.seq1f1b.training.build import Trained
@@ -48,12 +49,17 @@ def named_gradients(trained: Trained) -> Iterator[tuple[str, torch.Tensor]]:
 def _queries_keys_values(
     name: str, gradient: torch.Tensor, trained: Trained
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Rows of the fused projection: per group its query heads, its key head and its value head."""
+    """Rows of the fused projection: per group its query heads, its key head and its value head.
+
+    A process may hold a part of a group, so a row is told by its place in the whole projection.
+    """
     config = trained.transformer
     heads = config.num_attention_heads // config.num_query_groups
-    grouped = gradient.view(-1, heads + 2, config.kv_channels, *gradient.shape[1:])
-    for what, rows in (("queries", slice(0, -2)), ("keys", slice(-2, -1)), ("values", slice(-1, None))):
-        yield f"{name} ({what})", grouped[:, rows]
+    first = parallel_state.get_tensor_model_parallel_rank() * len(gradient)
+    rows = torch.arange(first, first + len(gradient), device=gradient.device)
+    head = rows // config.kv_channels % (heads + 2)
+    for what, chosen in (("queries", head < heads), ("keys", head == heads), ("values", head > heads)):
+        yield f"{name} ({what})", gradient[chosen]
 
 
 def kept_gradients(trained: Trained) -> dict[str, torch.Tensor]:
