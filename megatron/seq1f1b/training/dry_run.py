@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import warnings
 from collections.abc import Mapping
 
 from megatron.seq1f1b.config import Config
@@ -56,10 +55,9 @@ def rehearse(run: Run) -> MemoryReport:
             "depends on where routers send tokens; everything else that a start checks is in order"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from megatron.seq1f1b.upstream import check_megatron_core, install_cpu_support
+    from megatron.seq1f1b.upstream import prepare_megatron_core
 
-    check_megatron_core()
-    install_cpu_support()
+    prepare_megatron_core()
     from megatron.seq1f1b.planning.dry_run import dry_run as count
     from megatron.seq1f1b.training import build, steps
 
@@ -67,12 +65,9 @@ def rehearse(run: Run) -> MemoryReport:
         transformer = build.transformer_config(run, build.dtype_of(run))
     except (AssertionError, ValueError) as error:
         raise ConfigurationError(f"Megatron-Core refuses this model: {error}") from error
-    with warnings.catch_warnings():
-        # What upstream remarks on devices is not about this machine.
-        warnings.simplefilter("ignore")
-        return count(
-            run, build_parts=lambda: build.model_parts(run, transformer), forward_step=steps.forward_step
-        )
+    return count(
+        run, build_parts=lambda: build.model_parts(run, transformer), forward_step=steps.forward_step
+    )
 
 
 def _verdict(run: Run) -> str:
