@@ -89,6 +89,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_tells_of_dependencies() -> No
     assert not re.search(r"(src|href)=|@import|url\(", page)
     found = re.search(r"const told = (\[.*\]);", page)
     assert found is not None
+    assert all(f"<b>{each.title}</b> {each.caption}" in page for each in panels)
     told = json.loads(found.group(1))
     assert len(told) == len(re.findall("data-action=", page))
     of_forward = next(line for line in told if line.startswith("1F0.1\n"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html import escape
 
 from megatron.seq1f1b.planning.drawing import Drawing, to_svg
 from megatron.seq1f1b.planning.timeline import Panel
@@ -28,7 +29,9 @@ def to_page(panels: Sequence[Panel], drawing: Drawing) -> str:
     svg = _numbered(to_svg(drawing), [len(each) for each in told])
     data = json.dumps([line for each in told for line in each]).replace("</", "<\\/")
     title = ", ".join(panel.title for panel in panels)
-    return _PAGE.replace("@TITLE@", title).replace("@DATA@", data).replace("@SVG@", svg)
+    heads = [f"<p><b>{escape(panel.title)}</b> {escape(panel.caption)}</p>" for panel in panels]
+    page = _PAGE.replace("@TITLE@", escape(title)).replace("@HEAD@", "\n".join(heads))
+    return page.replace("@DATA@", data).replace("@SVG@", svg)
 
 
 def _told(simulation: Simulation) -> list[str]:
@@ -85,8 +88,11 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>@TITLE@</title>
 <style>
-body { margin: 0; font: 13px Helvetica, Arial, sans-serif; overflow: hidden; background: #fff; }
-#view { width: 100vw; height: 100vh; cursor: grab; }
+body { margin: 0; height: 100vh; display: flex; flex-direction: column; overflow: hidden;
+       font: 13px Helvetica, Arial, sans-serif; background: #fff; }
+#head { padding: 4px 12px; border-bottom: 1px solid #ccc; }
+#head p { margin: 2px 0; }
+#view { flex: 1; min-height: 0; cursor: grab; }
 #view svg { width: 100%; height: 100%; }
 #view rect[data-action]:hover { stroke: #d00000; stroke-width: 1.5; }
 #tip { position: fixed; display: none; white-space: pre; background: #222; color: #fff; padding: 6px 9px;
@@ -95,6 +101,9 @@ body { margin: 0; font: 13px Helvetica, Arial, sans-serif; overflow: hidden; bac
 </style>
 </head>
 <body>
+<div id="head">
+@HEAD@
+</div>
 <div id="view">@SVG@</div>
 <div id="tip"></div>
 <div id="help">wheel: zoom, drag: move, double click: all</div>

@@ -23,9 +23,9 @@ def to_png(drawing: Drawing) -> bytes:
             importlib.import_module(f"matplotlib.{name}")
             for name in ("backends.backend_agg", "figure", "patches", "lines")
         )
-    except ImportError:
+    except ImportError as error:
         raise ConfigurationError(
-            "PNG needs matplotlib; install the viz extra (pip install matplotlib), or ask for SVG"
+            f"PNG needs matplotlib ({error}); install the viz extra (pip install matplotlib), or ask for SVG"
         ) from None
     inches = (drawing.width / DOTS_PER_INCH, drawing.height / DOTS_PER_INCH)
     figure = figures.Figure(figsize=inches, dpi=DOTS_PER_INCH, facecolor="white")
