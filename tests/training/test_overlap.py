@@ -1,0 +1,33 @@
+"""Reduction of gradients beside the backward: the same training as with reduction after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.harness import run_distributed
+from tests.training.runs import rows_of, train_each
+
+FLAGS = "--pipeline-model-parallel-size 2 --pipe-sp-splits 2 --global-batch-size 8 --train-iters 2 --lr 1e-2"
+SCHEDULES = {
+    "seq1f1b": "--pipeline-schedule seq1f1b",
+    "interleaved": "--num-virtual-stages-per-pipeline-rank 2",
+    "zero bubble": "--pipeline-schedule seq1f1b-zb",
+}
+
+
+def test_steps_after_the_first_overlap_and_train_alike(tmp_path: Path) -> None:
+    """Megatron-Core's first step only counts gradients: what starts too early shows in the second."""
+    runs = tuple(
+        (f"{FLAGS} {schedule} {extra}", str(tmp_path / f"{name}{extra}"))
+        for name, schedule in SCHEDULES.items()
+        for extra in ("", "--overlap-grad-reduce")
+    )
+    run_distributed(train_each, 4, runs)
+    for name in SCHEDULES:
+        after, beside = (rows_of(tmp_path / f"{name}{extra}") for extra in ("", "--overlap-grad-reduce"))
+        assert len(after) == 2
+        for metric in ("lm_loss", "grad_norm"):
+            expected = [row[metric] for row in after]
+            assert [row[metric] for row in beside] == pytest.approx(expected, rel=1e-6), f"{name}: {metric}"
