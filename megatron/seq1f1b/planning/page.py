@@ -29,7 +29,7 @@ def to_page(panels: Sequence[Panel], drawing: Drawing) -> str:
     svg = _numbered(to_svg(drawing), [len(each) for each in told])
     data = json.dumps([line for each in told for line in each]).replace("</", "<\\/")
     title = ", ".join(panel.title for panel in panels)
-    heads = [f"<p><b>{escape(panel.title)}</b> {escape(panel.caption)}</p>" for panel in panels]
+    heads = [f"<p><b>{escape(panel.title)}</b> {escape(panel.caption, quote=False)}</p>" for panel in panels]
     page = _PAGE.replace("@TITLE@", escape(title)).replace("@HEAD@", "\n".join(heads))
     return page.replace("@DATA@", data).replace("@SVG@", svg)
 
