@@ -46,10 +46,12 @@ main() {
   cd "$(repository)"
   source tools/setup_environment.sh
   source tools/launch/settings.sh
+  source tools/launch/given.sh
   source tools/launch/sample.sh
   source tools/launch/train.sh
   source tools/launch/slurm.sh
   choose_place
+  check_given
   use_environment train
   if [ -z "${DATA_PATH:-}" ] && [ "${DRY_RUN:-0}" != 1 ]; then
     prepare_sample
@@ -66,6 +68,10 @@ main() {
     submit "$@"
   else
     train
+    if [ "$PLACE" = node ] && [ "${NODE_RANK:-0}" != 0 ]; then
+      say "done in $((SECONDS - started_at)) s; the first node has what was measured"
+      return
+    fi
     python tools/summarize_run.py "$RUN_DIR"
     say "done in $((SECONDS - started_at)) s. Next, try:"
     suggest_next

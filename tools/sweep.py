@@ -166,6 +166,8 @@ def _without_strategy(settings: Settings) -> Settings:
 
 def numbers_of(folder: Path) -> dict[str, Any]:
     """What a run's metrics say, medians without the first steps, and its plan's bubble."""
+    if not (folder / "metrics.jsonl").is_file():
+        raise SystemExit(f"error: {folder} has no metrics.jsonl: RUN_DIR must be a folder that all nodes see")
     metrics = read_metrics(folder)
     timed = metrics[WARMUP_STEPS:] or metrics
     measured = [row["bubble_fraction"] for row in timed if row.get("bubble_fraction") is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ shift
 [ "$host" != broken ] || { echo "ssh: connect to host $host port 22: No route to host" >&2; exit 255; }
 exec env -i PATH="$PATH" HOME="$HOME" bash -c "$*"
 """
+ON_A_NODE = {"MASTER_ADDR": "n1", "NODES": "2", "NODE_RANK": "0"}
 SMALL = {"NUM_LAYERS": "4", "HIDDEN_SIZE": "64", "SEQ_LENGTH": "128", "GLOBAL_BATCH": "4", "TRAIN_ITER": "2"}
 
 
@@ -103,7 +105,7 @@ def test_a_rendezvous_that_nobody_holds_is_named(tmp_path: Path) -> None:
     ("variables", "message"),
     [
         ({"HOSTFILE": "missing"}, "cannot be read; it holds one host per line, as in: node1 slots=8"),
-        ({"NODES": "2", "GPUS_PER_NODE": "3", "MASTER_ADDR": "n1"}, "6 processes cannot hold"),
+        ({**ON_A_NODE, "GPUS_PER_NODE": "3"}, "6 processes cannot hold"),
         ({"MODEL": "8b"}, "there is no model '8b'"),
         ({"RECOMPUTE": "some"}, "use none, selective or full"),
         ({"PRECISION": "int8"}, "use bf16, fp16 or fp32"),
@@ -125,14 +127,58 @@ def test_what_cannot_run_is_refused_with_the_variable(
     assert message in done.stdout
 
 
-def test_several_nodes_need_a_place_to_meet() -> None:
-    script = f"""
+GIVEN = [
+    ({"NODES": "2"}, "HOSTFILE=hosts.txt .* on every node MASTER_ADDR=first-node NODE_RANK=0"),
+    ({"NODE_RANK": "1"}, "where they meet is missing, as in MASTER_ADDR=node1 NODES=2"),
+    ({"MASTER_ADDR": "n1"}, r"how many is missing, as in NODES=2 \(NODES=1 for this one alone\)"),
+    ({"MASTER_ADDR": "n1", "NODES": "2"}, "NODE_RANK=0 on n1, NODE_RANK=1, 2, ... on the others"),
+    ({**ON_A_NODE, "NODE_RANK": "2"}, "NODE_RANK=2 must be below NODES=2"),
+    ({**ON_A_NODE, "PP_SP": "1 4"}, "all of them see, as in RUN_DIR=/shared/sweep"),
+    ({"PP_SIZE": "two"}, "PP_SIZE=two is not a whole number above 0, as in PP_SIZE=2"),
+    ({"PP_SP": "1 0"}, "PP_SP=0 is not a whole number above 0"),
+    ({"PROFILE": "-1"}, "PROFILE=-1 is not a whole number"),
+    ({"RUN_MINUTES": "0", "PP_SP": "1 4"}, "RUN_MINUTES=0 is not a number of minutes, as in RUN_MINUTES=30"),
+    ({"RUN_MINUTES": "30"}, "no variable is a list; .* --exit-duration-in-mins 30"),
+    ({"FINETUNE": "1"}, "LOAD is missing, as in LOAD=checkpoints/llama3-8b"),
+    ({"TIME_LIMIT": "1:00"}, "where sbatch is, give NODES as well, as in NODES=2"),
+    ({"CONTAINER": "image.sqsh"}, "CONTAINER=image.sqsh is for SLURM jobs"),
+]
+
+
+@pytest.mark.parametrize(("variables", "message"), GIVEN)
+def test_what_is_missing_or_means_nothing_is_refused_at_once(variables: dict[str, str], message: str) -> None:
+    assert re.search(message, check_given(variables)), check_given(variables)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"NODES": "2", "TIME_LIMIT": "1:00", "DRY_RUN": "1"},
+        {"PP_SP": "1 4", "PROFILE": "0 3", "RUN_MINUTES": "0.5"},
+        {"MASTER_ADDR": "n1", "NODES": "1"},
+        {**ON_A_NODE, "PP_SP": "1 4", "RUN_DIR": "/shared/sweep"},
+    ],
+)
+def test_what_means_something_is_not_refused(variables: dict[str, str]) -> None:
+    assert check_given(variables) == ""
+
+
+def check_given(variables: dict[str, str]) -> str:
+    """What is said of the variables before anything else is done, on a machine without SLURM."""
+    script = f'''
+        set -euo pipefail
         source "{ROOT}/tools/launch/settings.sh"
-        count_gpus() {{ echo 0; }}
-        PLACE=machine NODES=2
-        choose_settings
-    """
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "HOSTFILE=hosts.txt" in done.stderr
-    assert "on every node MASTER_ADDR=first-node NODE_RANK=0" in done.stderr
+        source "{ROOT}/tools/launch/given.sh"
+        PLACE=machine
+        [ -z "${{MASTER_ADDR:-}}" ] || PLACE=node
+        check_given
+    '''
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (2 if done.stderr else 0)
+    return done.stderr

@@ -76,10 +76,6 @@ choose_devices() {
     *) NUM_GPUS=$(count_gpus) ;;
   esac
   NODES=${NODES:-1}
-  if [ "$PLACE" = machine ] && [ "$NODES" -gt 1 ] && [ "${DRY_RUN:-0}" != 1 ]; then
-    refuse "NODES=$NODES needs to know where the nodes meet: inside SLURM nothing more; else HOSTFILE=hosts.txt (one" \
-      "host per line, reached by ssh), or on every node MASTER_ADDR=first-node NODE_RANK=0 (1, 2, ... on the others)"
-  fi
 }
 
 # count_gpus: prints how many CUDA devices torch can use.
