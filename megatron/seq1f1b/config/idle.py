@@ -47,6 +47,8 @@ def _idle(config: Config) -> Iterator[_Idle]:
         yield optimizer, ("lr_warmup_init",), "there is no warmup"
     if optimizer.lr_decay_style == "constant":
         yield optimizer, ("min_lr",), "a constant learning rate does not fall"
+    if not config.run.manual_gc:
+        yield config.run, ("manual_gc_interval", "manual_gc_eval"), "Python collects as usual"
     if config.checkpoint.save is None:
         yield config.checkpoint, ("save_interval",), "nothing is saved without --save"
     if data.mock_data or data.train_data_path:

@@ -70,8 +70,6 @@ what differs in a checkpoint is refused with its names
     --dist-ckpt-strictness=X
 the flags always decide the schedule of the learning rate
     --override-opt_param-scheduler --override-opt-param-scheduler
-Python collects garbage as usual
-    --manual-gc --manual-gc-interval=X --no-manual-gc-eval
 the device's memory is not given back between steps
     --empty-unused-memory-level=X
 the host waits for the device once a step

@@ -77,6 +77,7 @@ _AT_LEAST_ZERO = frozenset(
         "num_workers",
         "ckpt_step",
         "zero_bubble_max_pending_weight_grads",
+        "manual_gc_interval",
     }
 )
 _POSITIVE = frozenset(

@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from megatron.seq1f1b.config import Config
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.datasets import RunDatasets
 from megatron.seq1f1b.training.metrics import StepMetrics
@@ -56,27 +55,33 @@ class Validations:
         }
         self._test = None if datasets.test is None else data_iterators(run, datasets.test)
 
+    def are_due(self, iteration: int) -> bool:
+        """Whether a validation or the test follows the step."""
+        return self._is_validated_after(iteration) or self._is_tested_after(iteration)
+
     def added_to(self, metrics: StepMetrics) -> StepMetrics:
         """A step's metrics with the losses that are due after it."""
-        iteration = metrics.iteration
-        if is_evaluated(self._run.config, iteration):
+        if self._is_validated_after(metrics.iteration):
             losses = {name: self._loss(iterators) for name, iterators in self._sets.items()}
             metrics = dataclasses.replace(
                 metrics,
                 validation_loss=statistics.fmean(losses.values()),
                 validation_losses=losses if len(losses) > 1 else None,
             )
-        if self._test is not None and iteration == self._run.layout.train_iters:
+        if self._is_tested_after(metrics.iteration):
+            assert self._test is not None
             metrics = dataclasses.replace(metrics, test_loss=self._loss(self._test))
         return metrics
 
+    def _is_validated_after(self, iteration: int) -> bool:
+        training = self._run.config.training
+        return training.eval_iters > 0 and iteration % training.eval_interval == 0
+
+    def _is_tested_after(self, iteration: int) -> bool:
+        return self._test is not None and iteration == self._run.layout.train_iters
+
     def _loss(self, iterators: Iterators) -> float:
         return evaluate(self._run, self._trained, self._forward_backward, iterators)
-
-
-def is_evaluated(config: Config, iteration: int) -> bool:
-    """Whether a validation follows the step."""
-    return config.training.eval_iters > 0 and iteration % config.training.eval_interval == 0
 
 
 def consumed_validation_samples(run: Run, iteration: int) -> int:

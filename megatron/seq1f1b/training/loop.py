@@ -15,6 +15,7 @@ from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.datasets import RunDatasets
 from megatron.seq1f1b.training.evaluation import Validations
 from megatron.seq1f1b.training.finite import check_finite
+from megatron.seq1f1b.training.garbage import Garbage
 from megatron.seq1f1b.training.metrics import StepMetrics, gather
 from megatron.seq1f1b.training.parameters import parameter_norm
 from megatron.seq1f1b.training.peers import lost_peers_named
@@ -52,6 +53,7 @@ class Loop:
         self._stops = StopRequests(run.config, train_iters=run.layout.train_iters)
         folder = run.config.checkpoint.save
         self._saver = None if folder is None else Saver(run, trained, Path(folder))
+        self._garbage = Garbage(run.config)
         self._seconds: deque[float] = deque(maxlen=20)
 
     def train(self) -> Stop | None:
@@ -68,13 +70,19 @@ class Loop:
 
     def _iteration(self, iteration: int) -> Stop | None:
         """One step and what is due after it; the reason to stop there, if there is one."""
-        metrics = self._validations.added_to(self._step(iteration))
+        metrics = self._step(iteration)
+        if self._validations.are_due(iteration):
+            self._garbage.beside_validation()
+            metrics = self._validations.added_to(metrics)
+            self._garbage.beside_validation()
         self._report(metrics)
+        self._garbage.after_step(iteration)
         stop = self._stops.after(iteration)
         self._save_if_due(iteration, is_last=stop is not None or iteration == self._run.layout.train_iters)
         return stop
 
     def _close(self, stop: Stop | None) -> None:
+        self._garbage.close()
         self._timeline.close()
         last = self._run.layout.train_iters if stop is None else stop.iteration
         ending = "" if stop is None else f", stopped by {stop.reason}"

@@ -17,6 +17,12 @@ class RunOptions:
     """Before training, compare losses and gradients of so many steps with those of unchunked 1F1B."""
     parity_tolerance: float | None = None
     """Largest relative difference of a gradient; 1e-4 in fp32, 1e-2 in fp16, 5e-2 in bf16."""
+    manual_gc: bool = False
+    """Collect Python's garbage on all processes at the same time, instead of whenever one has much."""
+    manual_gc_interval: int = 0
+    """With --manual-gc: steps between collections; 0 for none."""
+    manual_gc_eval: bool = True
+    """With --manual-gc: collect young objects before and after every validation, too."""
     exit_interval: int | None = None
     """Save and end after a step that is a multiple of this."""
     exit_duration_in_mins: int | None = None
