@@ -1,9 +1,16 @@
-"""How the commands about schedules, layouts and links read their command line."""
+"""How the small commands read their command line, and how they end."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 from typing import NoReturn
+
+
+def end_by_signals() -> None:
+    """Ctrl-C ends the command, and so does a reader that has seen enough (`| head`): without a traceback."""
+    for number in (signal.SIGINT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Parser(argparse.ArgumentParser):

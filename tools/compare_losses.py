@@ -20,6 +20,7 @@ from megatron.seq1f1b.errors import DataError, Seq1F1BError
 from megatron.seq1f1b.planning.chart import Curve, draw_losses
 from megatron.seq1f1b.planning.drawing import to_svg
 from megatron.seq1f1b.planning.png import to_png
+from tools.command_line import end_by_signals
 
 METRICS = "metrics.jsonl"
 
@@ -40,7 +41,7 @@ def main() -> int:
     parser.add_argument(
         "--assert-equal", action="store_true", help="fail unless steps and values are equal to the last bit"
     )
-    parser.add_argument("--tolerance", type=float, help="fail where a relative difference is larger")
+    parser.add_argument("--tolerance", type=_tolerance, help="fail where a relative difference is larger")
     parser.add_argument("--plot", type=Path, help="draw the curves: FILE.svg, or FILE.png with the viz extra")
     options = parser.parse_args()
     try:
@@ -48,6 +49,13 @@ def main() -> int:
     except (OSError, Seq1F1BError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -149,4 +157,5 @@ def _plot(path: Path, curves: dict[str, dict[int, float]], metric: str) -> None:
 
 
 if __name__ == "__main__":
+    end_by_signals()
     sys.exit(main())

@@ -21,6 +21,7 @@ from megatron.seq1f1b.errors import Seq1F1BError
 from megatron.seq1f1b.planning.from_run import estimate_run
 from megatron.seq1f1b.training.dry_run import world_size_of
 from megatron.seq1f1b.training.prepare import prepare
+from tools.command_line import end_by_signals
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,4 +39,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_by_signals()
     raise SystemExit(main(sys.argv[1:]))

@@ -103,7 +103,11 @@ def main() -> int:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run_dir", type=Path, help="the folder that --run-dir named")
-    failure = explain(parser.parse_args().run_dir)
+    run_dir: Path = parser.parse_args().run_dir
+    if not run_dir.is_dir():
+        print(f"error: there is no folder {run_dir}; name the --run-dir of a run", file=sys.stderr)
+        return 2
+    failure = explain(run_dir)
     print(f"{failure.kind}: {failure.reason}")
     return 0
 

@@ -19,6 +19,7 @@ from megatron.seq1f1b.data.command import run_command
 from megatron.seq1f1b.data.indexed import IndexedFiles
 from megatron.seq1f1b.data.inspection import statistics, verify_ids, verify_index
 from megatron.seq1f1b.data.tokenizers import TOKENIZER_TYPES, Tokenizer, build_tokenizer
+from tools.command_line import end_by_signals
 
 
 def main() -> int:
@@ -87,4 +88,5 @@ def _verify(files: IndexedFiles, tokenizer: Tokenizer | None) -> None:
 
 
 if __name__ == "__main__":
+    end_by_signals()
     sys.exit(main())

@@ -43,7 +43,11 @@ def main() -> int:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="where the page is written")
-    parser.parse_args().output.write_text(page(), encoding="utf-8")
+    output: Path = parser.parse_args().output
+    try:
+        output.write_text(page(), encoding="utf-8")
+    except OSError as error:
+        parser.error(f"--output {output} cannot be written: {error.strerror}")
     return 0
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron.seq1f1b.errors import Seq1F1BError
 from megatron.seq1f1b.planning.models import MODELS, named_model
+from tools.command_line import end_by_signals
 
 
 def main() -> int:
@@ -36,4 +37,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_by_signals()
     sys.exit(main())

@@ -24,7 +24,7 @@ from megatron.seq1f1b.planning.devices import load_device
 from megatron.seq1f1b.planning.links import read_links
 from megatron.seq1f1b.planning.models import MODELS, named_model
 from megatron.seq1f1b.planning.search import Outcome, search
-from tools.command_line import Parser
+from tools.command_line import Parser, end_by_signals
 
 HEADER = ("", "step s", "tokens/s", "MFU", "GB", "bubble", "schedule", "tp", "pp", "dp", "v", "k", "m", "cut")
 
@@ -175,4 +175,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_by_signals()
     raise SystemExit(main())

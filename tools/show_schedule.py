@@ -35,7 +35,7 @@ from megatron.seq1f1b.planning.shown import Shown, show_model, show_units
 from megatron.seq1f1b.planning.timeline import UNBROKEN, draw
 from megatron.seq1f1b.planning.trace import to_trace
 from megatron.seq1f1b.schedule import SCHEDULE_NAMES, Plan, make_plan, plan_from_csv, plan_to_csv
-from tools.command_line import Parser
+from tools.command_line import Parser, end_by_signals
 
 FORMATS = ("grid", "csv", "json", "svg", "png", "trace", "html")
 ONE_PLAN = ("csv", "trace")
@@ -209,6 +209,13 @@ def rendered(arguments: argparse.Namespace, shown: Sequence[Shown]) -> str | byt
     return to_svg(drawing) if form == "svg" else to_png(drawing)
 
 
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ConfigurationError(f"--output {path} cannot be written: {error.strerror}") from error
+
+
 def in_own_words(message: str) -> str:
     """A message that names flags of a run, with this tool's."""
     for of_run, own in {"--pipe-sp-splits": "--chunks", "--pipe-sp-strategy": "--strategy"}.items():
@@ -223,14 +230,15 @@ def main() -> int:
         written = rendered(arguments, shown_of(arguments, plans_of(arguments)))
         data = written.encode() if isinstance(written, str) else written
         if arguments.output is not None:
-            arguments.output.write_bytes(data)
+            _write(arguments.output, data)
         else:
             sys.stdout.buffer.write(data)
-    except (Seq1F1BError, OSError) as error:
+    except Seq1F1BError as error:
         print(f"{Path(sys.argv[0]).name}: {in_own_words(str(error))}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
+    end_by_signals()
     raise SystemExit(main())

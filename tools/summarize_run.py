@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.command_line import end_by_signals
+
 BARS = "▁▂▃▄▅▆▇█"
 CHART_WIDTH = 48
 LAST_STEPS = 5
@@ -32,11 +36,11 @@ def main() -> int:
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         print(f"error: {path} does not exist; name the --run-dir of a run", file=sys.stderr)
-        return 1
+        return 2
     metrics = read_metrics(run_dir)
     if not metrics:
         print(f"error: {path} is empty; the run ended before its first step", file=sys.stderr)
-        return 1
+        return 2
     print("\n".join(summary(metrics, run_dir)))
     return 0
 
@@ -97,4 +101,5 @@ def chart(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
+    end_by_signals()
     sys.exit(main())

@@ -200,7 +200,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="the folder of a sweep")
     parser.add_argument("--into", type=Path, required=True, metavar="PAGE", help="a Markdown page with marks")
     arguments = parser.parse_args()
-    insert(arguments.folder, arguments.into)
+    try:
+        insert(arguments.folder, arguments.into)
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -66,6 +66,7 @@ def test_defaults_are_the_simplest_case() -> None:
         ("--num-layers x", "--num-layers: invalid int value: 'x'"),
         ("--seq-len 64", "there is no flag --seq-len; did you mean --seq-length?"),
         ("--bf16 7", "'7' belongs to no flag"),
+        ("--split -1,2,0", "a value that begins with a minus sign goes behind =, as in --flag=-1,0"),
         ("--recompute-activations", "use --recompute-granularity selective"),
     ],
 )
@@ -95,6 +96,7 @@ def test_megatron_flags_without_effect_are_accepted_and_said() -> None:
         ("--rotary-percent 0.5", "--rotary-percent 0.5 changes nothing here: positions are learned"),
         ("--initial-loss-scale 65536 --bf16", "--initial-loss-scale 65536 changes nothing here: losses are"),
         ("--save-interval 5", "--save-interval 5 changes nothing here: nothing is saved without --save"),
+        ("--no-manual-gc-eval", "--manual-gc-eval False changes nothing here: Python collects as usual"),
         ("--eval-interval 5", "--eval-interval 5 changes nothing here: --eval-iters is 0"),
         ("--eval-iters 5", "--eval-iters 5 changes nothing here: --eval-interval 1000 is more than the"),
         ("--mock-data --split 98,2,0", "--split 98,2,0 changes nothing here: there is nothing to split"),

@@ -114,6 +114,7 @@ def test_one_virtual_stage_is_accepted_by_every_schedule(name: str, forward_only
         ("seq1f1b", {"stages": 0}, "0 stages cannot be scheduled"),
         ("seq1f1b", {"microbatches": -1}, "-1 microbatches cannot be scheduled"),
         ("seq1f1b", {"chunks": 0}, "0 chunks cannot be scheduled"),
+        ("seq1f1b", {"microbatches": 10**9}, "forwards and backwards, and more than 100,000,000"),
         ("seq1f1b", {"virtual_stages": 0}, "0 virtual stages cannot be scheduled"),
         ("seq1f1b", {"max_pending_weight_grads": 2}, "use seq1f1b-zb, or no bound"),
         ("seq1f1b-zb", {"max_pending_weight_grads": -1}, "use 0 or more"),

@@ -71,6 +71,7 @@ def test_another_layout_may_load(saved: Path) -> None:
         ("--vocab-size 128", "ids of the tokenizer is 128 there and 129 here"),
         ("--position-embedding-type rope", "--position-embedding-type is learned_absolute there and rope"),
         ("--global-batch-size 6", "after 16 samples, which is no multiple of --global-batch-size 6"),
+        ("--train-iters 1", "stands after step 2, and the run ends at step 1: --train-iters and"),
         (
             "--bf16",
             "--bf16 is False there and True here; give the flags it was trained with, or --no-load-optim",

@@ -173,4 +173,6 @@ class _RaisingParser(argparse.ArgumentParser):
     """Raises instead of printing the usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += "; a value that begins with a minus sign goes behind =, as in --flag=-1,0"
         raise ConfigurationError(message.removeprefix("argument "))

@@ -26,6 +26,10 @@ _INTERLEAVED = {
 """For the schedules of one model part per stage, the one that takes virtual stages."""
 
 
+MAX_ACTIONS = 100_000_000
+"""Forwards and backwards of the largest plan that is made; memory for more is rarely there."""
+
+
 def make_plan(
     name: str,
     *,
@@ -96,6 +100,13 @@ def check_schedule(
     for what, count in counts.items():
         if count < 1:
             raise ConfigurationError(f"{count} {what} cannot be scheduled; use at least 1")
+    num_actions = 2 * stages * virtual_stages * microbatches * chunks
+    if num_actions > MAX_ACTIONS:
+        raise ConfigurationError(
+            f"{stages} stages x {virtual_stages} virtual stages x {microbatches} microbatches x {chunks} "
+            f"chunks make a plan of {num_actions:,} forwards and backwards, and more than {MAX_ACTIONS:,} "
+            "do not fit in memory; use fewer microbatches or chunks"
+        )
     if chunks > 1 and name in _CHUNKED:
         raise ConfigurationError(
             f"schedule {name} runs whole sequences and cannot take {chunks} chunks; "

@@ -75,7 +75,7 @@ def check_parity(run: Run, trained: Trained, dataset: SampleDataset, *, iteratio
         ParityError: further than the tolerance.
     """
     num_steps = min(run.config.run.parity_check or 0, run.layout.train_iters - iteration)
-    if num_steps == 0:
+    if num_steps <= 0:
         return
     reference = reference_of(run)
     tolerance = run.config.run.parity_tolerance or default_tolerance(run.config.training)

@@ -32,7 +32,7 @@ def pretrain(run: Run, start: Start | None = None) -> None:
         run_dir = run_directory(run)
         trained = build(run)
         datasets = read_data(run)
-        if run.config.schedule.pipe_sp_strategy == PROFILED:
+        if run.config.schedule.pipe_sp_strategy == PROFILED and run.config.schedule.pipe_sp_splits > 1:
             say("measuring the stages to choose chunk boundaries")
             run = profiled(run, trained, datasets.train, run_dir)
         parameters, device = num_parameters(trained), _device_name()

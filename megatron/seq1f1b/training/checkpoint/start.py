@@ -96,3 +96,9 @@ def _check_position(run: Run, folder: Path, manifest: Manifest) -> None:
             f"checkpoint {folder} stands after {consumed} samples, which is no multiple of "
             f"--global-batch-size {sizes.full}{grown}; use the batch sizes it was trained with, or --finetune"
         )
+    steps, last = sizes.whole_steps_in(consumed), run.layout.train_iters
+    if steps > last:
+        raise ConfigurationError(
+            f"checkpoint {folder} stands after step {steps}, and the run ends at step {last}: --train-iters "
+            "and --train-samples count from the start of the run; give more, or --finetune to start anew"
+        )
