@@ -26,7 +26,12 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def train(name: str) -> Result:
+def train_both() -> list[Result]:
+    """The stock script, then the changed one, in the same processes."""
+    return [_train("stock"), _train("chunked")]
+
+
+def _train(name: str) -> Result:
     """Losses of every step, and this stage's gradients of the last."""
     script = load(name)
     parallel_state.initialize_model_parallel(pipeline_model_parallel_size=dist.get_world_size())
@@ -36,20 +41,22 @@ def train(name: str) -> Result:
     build_model = script.build_model
     script.build_model = lambda: models.append(build_model()) or models[0]  # type: ignore[func-returns-value]
     losses = script.train()
+    parallel_state.destroy_model_parallel()
     return losses, {name: p.main_grad.clone() for name, p in models[0].named_parameters()}
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize(
+    "world_size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_losses_and_gradients_are_those_of_the_stock_script(world_size: int) -> None:
-    stock = run_distributed(train, world_size, "stock")
-    chunked = run_distributed(train, world_size, "chunked")
-    for (expected, expected_grads), (losses, grads) in zip(stock, chunked, strict=True):
+    stages = run_distributed(train_both, world_size)
+    for (expected, expected_grads), (losses, grads) in stages:
         assert losses == pytest.approx(expected, rel=1e-5)
         assert grads.keys() == expected_grads.keys()
         for name, grad in grads.items():
             difference = (grad - expected_grads[name]).norm() / expected_grads[name].norm().clamp(min=1e-20)
             assert difference <= 1e-5, name
-    assert len(chunked[-1][0]) == 4, "the last stage reports every step"
+    assert len(stages[-1][1][0]) == 4, "the last stage reports every step"
 
 
 def test_the_scripts_differ_in_two_lines_and_imports() -> None:
