@@ -28,7 +28,8 @@ TWO = {
 }
 FOUR = {
     "distributed optimizer": f"--pipe-sp-splits 2 {DISTRIBUTED}",
-    "tensor parallel bf16": "--pipe-sp-splits 2 --tensor-model-parallel-size 2 --sequence-parallel --bf16",
+    "shared group bf16": "--pipe-sp-splits 2 --tensor-model-parallel-size 2 --sequence-parallel --bf16 "
+    "--group-query-attention --num-query-groups 1",
 }
 EXACT = ("iteration", "lm_loss", "grad_norm", "learning_rate", "loss_scale", "is_skipped")
 

@@ -59,7 +59,8 @@ def test_resume_under_the_same_layout_is_exact(case: str, tmp_path: Path) -> Non
 def test_resume_under_other_layouts_goes_on_alike(flags: str, tmp_path: Path) -> None:
     """Tensor, pipeline, virtual and data parallelism, schedule, chunks and boundaries all change."""
     straight, save = str(tmp_path / "straight"), str(tmp_path / "save")
-    flags += " --make-vocab-size-divisible-by 60"  # 180 rows or 240
+    # A vocabulary of 180 rows or 240; keys and values whole or shared by two processes.
+    flags += " --make-vocab-size-divisible-by 60 --group-query-attention --num-query-groups 1"
     writer = f"{BASE} {WRITER['--use' not in flags]} {flags}"
     begin = (f"{writer} --train-iters 3 --save {save}", str(tmp_path / "first"))
     run_distributed(train_each, 4, ((f"{writer} --train-iters 6", straight), begin))

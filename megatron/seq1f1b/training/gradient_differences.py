@@ -59,7 +59,8 @@ def _queries_keys_values(
     rows = torch.arange(first, first + len(gradient), device=gradient.device)
     head = rows // config.kv_channels % (heads + 2)
     for what, chosen in (("queries", head < heads), ("keys", head == heads), ("values", head > heads)):
-        yield f"{name} ({what})", gradient[chosen]
+        if chosen.any():
+            yield f"{name} ({what})", gradient[chosen]
 
 
 def kept_gradients(trained: Trained) -> dict[str, torch.Tensor]:
