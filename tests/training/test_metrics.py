@@ -137,3 +137,45 @@ def test_the_line_is_about_the_steps_since_the_last_one() -> None:
     assert "| 2.00 s | 64 tokens/s | 1 TFLOP/s/device | MFU 25.0% | memory 2.00 GiB (stage 1)" in line
     assert "skipped 1 (gradients not finite), 7 in all" in line
     assert line.endswith("ETA 0:00:07")
+
+
+EXPERTS = (
+    "--global-batch-size 4 --train-iters 2 --lr 1e-2 --disable-bias-linear --num-experts 4 "
+    "--moe-aux-loss-coeff 0.1 --moe-z-loss-coeff 0.01"
+)
+PER_SEQUENCE = f"{EXPERTS} --moe-router-load-balancing-type seq_aux_loss --micro-batch-size 2"
+OF_EXPERTS = ("load_balancing_loss", "seq_load_balancing_loss", "z_loss")
+CHUNKED_EXPERTS = {
+    2: (
+        (EXPERTS, f"{PP2} --pipe-sp-splits 4"),
+        (EXPERTS, "--expert-model-parallel-size 2 --pipe-sp-splits 3"),
+        (PER_SEQUENCE, f"{PP2} --num-virtual-stages-per-pipeline-rank 2 --recompute-granularity full"),
+        (EXPERTS, f"{PP2} --pipe-sp-splits 1 --pipeline-schedule 1f1b"),
+    ),
+    4: (
+        (EXPERTS, f"{PP2} {TP2} --sequence-parallel --pipe-sp-splits 4 --pipeline-schedule seq1f1b-zb"),
+        (EXPERTS, f"{PP2} {TP2} --sequence-parallel --pipe-sp-splits 1 --pipeline-schedule 1f1b"),
+        (PER_SEQUENCE, f"{PP2} {TP2} --sequence-parallel --pipe-sp-splits 2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_auxiliary_losses_are_those_of_whole_sequences_on_one_process(size: int, tmp_path: Path) -> None:
+    whole = {model: str(tmp_path / str(number)) for number, model in enumerate((EXPERTS, PER_SEQUENCE))}
+    run_distributed(
+        train_each, 1, tuple((f"{model} --pipeline-schedule 1f1b", at) for model, at in whole.items())
+    )
+    runs = tuple(
+        (f"{model} {layout}", str(tmp_path / f"chunked {number}"))
+        for number, (model, layout) in enumerate(CHUNKED_EXPERTS[size])
+    )
+    run_distributed(train_each, size, runs)
+    for (model, layout), (_, run_dir) in zip(CHUNKED_EXPERTS[size], runs, strict=True):
+        for row, expected in zip(rows_of(run_dir), rows_of(whole[model]), strict=True):
+            for name in OF_EXPERTS:
+                if name == ("load_balancing_loss" if model == PER_SEQUENCE else "seq_load_balancing_loss"):
+                    assert row[name] is None
+                else:
+                    assert row[name] == pytest.approx(expected[name], rel=1e-5), (name, layout)
+                    assert expected[name] > 0

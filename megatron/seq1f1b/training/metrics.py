@@ -4,6 +4,9 @@ Definitions
     consumed_samples    samples that all steps up to this one have taken; consumed_tokens likewise
     batch_size          samples of this step over all processes
     lm_loss             mean cross-entropy over all tokens of the step that count, in nats
+    load_balancing_loss, seq_load_balancing_loss, z_loss
+                        auxiliary losses of experts' routers without their coefficients, means over
+                        layers and the step's sequences or tokens; null where there is none
     grad_norm           L2 norm of all gradients before clipping
     param_norm          L2 norm of all parameters after the step; null without --log-params-norm
     num_zeros_in_grad   gradients that are zero; null without --log-num-zeros-in-grad
@@ -42,6 +45,7 @@ from megatron.seq1f1b.model.flops import training_flops_per_sequence
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.steps import StepResult
 from megatron.seq1f1b.upstream import is_cpu_only
+from megatron.seq1f1b.upstream.auxiliary_losses import LOGGED
 
 PEAK_BF16_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "H800": 989.0, "B200": 2250.0}
 """Dense bf16 peak of a device by a part of its name, from the makers' data sheets."""
@@ -56,6 +60,9 @@ class StepMetrics:
     consumed_tokens: int
     batch_size: int
     lm_loss: float
+    load_balancing_loss: float | None = None
+    seq_load_balancing_loss: float | None = None
+    z_loss: float | None = None
     grad_norm: float | None
     param_norm: float | None
     num_zeros_in_grad: int | None
@@ -103,6 +110,7 @@ def gather(
             result.forward_backward_seconds,
             result.optimizer_seconds,
             result.data_wait_seconds,
+            *(result.auxiliary_losses.get(name, 0.0) for name in LOGGED),
             float(parallel_state.get_pipeline_model_parallel_rank()),
             float(_peak_memory_bytes()),
         ]
@@ -114,12 +122,16 @@ def gather(
     flops = batch * training_flops_per_sequence(run.dimensions, seq_length)
     tflops = flops / seconds / run.layout.world_size / 1e12
     peak = _device_peak_tflops()
+    auxiliary = _auxiliary_losses(run, rows)
     return StepMetrics(
         iteration=iteration,
         consumed_samples=consumed(iteration),
         consumed_tokens=consumed(iteration) * seq_length,
         batch_size=batch,
         lm_loss=loss_sum / max(num_loss_tokens, 1.0),
+        load_balancing_loss=auxiliary["load_balancing_loss"],
+        seq_load_balancing_loss=auxiliary["seq_load_balancing_loss"],
+        z_loss=auxiliary["z_loss"],
         grad_norm=result.grad_norm,
         param_norm=param_norm,
         num_zeros_in_grad=result.num_zeros_in_grad,
@@ -135,6 +147,19 @@ def gather(
         mfu=None if peak is None else tflops / peak,
         peak_memory_bytes=_by_stage(run, rows),
     )
+
+
+def _auxiliary_losses(run: Run, rows: list[list[float]]) -> dict[str, float | None]:
+    """By name; None where the run has no such loss."""
+    experts = run.config.experts
+    kind = experts.moe_router_load_balancing_type if experts.moe_aux_loss_coeff > 0 else "none"
+    has_loss = {
+        "load_balancing_loss": kind == "aux_loss",
+        "seq_load_balancing_loss": kind == "seq_aux_loss",
+        "z_loss": experts.moe_z_loss_coeff is not None,
+    }
+    columns = enumerate(LOGGED, start=6)
+    return {name: sum(row[at] for row in rows) if has_loss[name] else None for at, name in columns}
 
 
 def _by_stage(run: Run, rows: list[list[float]]) -> list[int]:

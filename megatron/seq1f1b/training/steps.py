@@ -19,6 +19,7 @@ from megatron.seq1f1b.training.clock import PhaseClock, TimedIterator
 from megatron.seq1f1b.training.documents import DocumentReader
 from megatron.seq1f1b.training.finite import WATCH, check_finite
 from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.upstream.auxiliary_losses import take_auxiliary_losses
 from megatron.seq1f1b.upstream.step import get_forward_backward_func
 
 LOSS = "lm loss"
@@ -40,6 +41,8 @@ class StepResult:
     forward_backward_seconds: float
     optimizer_seconds: float
     data_wait_seconds: float
+    auxiliary_losses: Mapping[str, float]
+    """Of experts' routers by Megatron-Core's name: what this rank adds to the mean over the step."""
 
 
 def forward_step(
@@ -206,6 +209,7 @@ def train_step(
 ) -> StepResult:
     """One optimizer step over a global batch."""
     batch_size = batch_size or run.layout.global_batch_size
+    take_auxiliary_losses(num_microbatches=1)  # of steps that were only measured
     clock = PhaseClock()
     losses = gradients(run, trained, forward_backward, iterators, batch_size=batch_size)
     clock.mark()
@@ -225,5 +229,6 @@ def train_step(
         num_zeros_in_grad=None if num_zeros is None else int(num_zeros),
         forward_backward_seconds=forward_backward_seconds,
         optimizer_seconds=optimizer_seconds,
+        auxiliary_losses=take_auxiliary_losses(num_microbatches=run.layout.num_microbatches_of(batch_size)),
         data_wait_seconds=sum(each.take_seconds() for each in iterators if isinstance(each, TimedIterator)),
     )

@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 from megatron.core.transformer.moe.moe_utils import (
     MoEAuxLossAutoScaler,
     compute_routing_scores_for_aux_loss,
+    get_moe_layer_wise_logging_tracker,
     save_to_aux_losses_tracker,
 )
 from megatron.core.transformer.moe.router import TopKRouter
@@ -33,6 +35,9 @@ from megatron.seq1f1b.errors import ConfigurationError
 
 _NAMES = {"aux_loss": "load_balancing_loss", "seq_aux_loss": "seq_load_balancing_loss"}
 """Kinds of losses that are made whole here, and their names in Megatron-Core's tracker."""
+
+LOGGED = (*_NAMES.values(), "z_loss")
+"""Names in Megatron-Core's tracker of all the losses that are served."""
 
 Routing = tuple[torch.Tensor, torch.Tensor]
 """Probabilities and choices, "tokens experts"."""
@@ -77,13 +82,15 @@ class _Balance:
         return weight * self._coefficient * self._factor() * self._counts()
 
     def log(self) -> None:
-        """Add the loss to Megatron-Core's tracker."""
+        """Add the loss to Megatron-Core's tracker, which adds it up over `tp_cp_group`."""
         probabilities = sum(seen.probabilities for seen in self._chunks.values())
+        group = self._router.tp_cp_group
         save_to_aux_losses_tracker(
             _NAMES[self._kind],
-            self._factor() * (self._counts() * probabilities).sum(),
+            self._factor() * (self._counts() * probabilities).sum() / group.size(),
             self._router.layer_number,
             self._router.config.num_layers,
+            reduce_group=group,
         )
 
     def _counts(self) -> torch.Tensor:
@@ -124,9 +131,10 @@ class AuxiliaryLosses:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Within, routers balance whole sequences."""
-        balanced = [
-            router for router in self._routers if len(self._chunks) > 1 and router.is_aux_loss_enabled()
-        ]
+        chunked = self._routers if len(self._chunks) > 1 else []
+        balanced = [router for router in chunked if router.is_aux_loss_enabled()]
+        for router in chunked:
+            router.apply_z_loss = partial(self._apply_z_loss, router, router.apply_z_loss)
         for router in balanced:
             router.routing = partial(self._route, router, router.routing)
             router.is_aux_loss_enabled = lambda: False
@@ -135,6 +143,8 @@ class AuxiliaryLosses:
         finally:
             for router in balanced:
                 del router.routing, router.is_aux_loss_enabled
+            for router in chunked:
+                del router.apply_z_loss
 
     def enter(self, unit: UnitLike) -> None:
         """An action on `unit` begins.
@@ -192,6 +202,24 @@ class AuxiliaryLosses:
             probabilities = _Balanced.apply(probabilities, scores, losses, self)
         return probabilities, choices
 
+    def _apply_z_loss(
+        self,
+        router: TopKRouter,
+        apply: Callable[..., torch.Tensor],
+        logits: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Stands in for a router's `apply_z_loss`, which logs the mean over the tokens it is given."""
+        assert self._unit is not None
+        tracker, layer = get_moe_layer_wise_logging_tracker(), router.layer_number - 1
+        before = tracker["z_loss"]["values"][layer].clone() if "z_loss" in tracker else 0.0
+        result = apply(logits, padding_mask=padding_mask)
+        if "z_loss" in tracker:
+            share = self._chunks[self._unit.chunk].length / self._chunks[-1].stop
+            values = tracker["z_loss"]["values"]
+            values[layer] = before + (values[layer] - before) * share
+        return result
+
     def _balance(self, router: TopKRouter, kind: str) -> _Balance:
         assert self._unit is not None
         of_microbatch = self._balances.setdefault((self._unit.virtual_stage, self._unit.microbatch), {})
@@ -226,6 +254,25 @@ class _Balanced(torch.autograd.Function):
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scores = torch.empty_like(ctx.like, device=grad_output.device)
         return grad_output, ctx.owner.gradient(ctx.losses, scores), None, None
+
+
+def take_auxiliary_losses(*, num_microbatches: int) -> dict[str, float]:
+    """What this process adds to the mean of each loss over layers and the global batch; then forgets.
+
+    Added up over all processes they are what Megatron-Core's `track_moe_metrics` shows, but for the z-loss,
+    of which that shows one tensor- and data-parallel rank's. Losses with a `reduce_group` are parts of a sum
+    over the tensor-parallel ranks, the others a rank's own mean.
+    """
+    tracker = get_moe_layer_wise_logging_tracker()
+    replicas = parallel_state.get_data_parallel_world_size()
+    ranks = parallel_state.get_tensor_model_parallel_world_size()
+    taken = {}
+    for name, entry in tracker.items():
+        values = entry["values"]
+        copies = replicas * (1 if entry["reduce_group"] is not None else ranks)
+        taken[name] = float(values.sum()) / (len(values) * num_microbatches * copies)
+    tracker.clear()
+    return taken
 
 
 def _refuse(router: TopKRouter) -> None:

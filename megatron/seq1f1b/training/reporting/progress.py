@@ -69,6 +69,7 @@ class Progress:
         parts = [
             f"step {last.iteration:>{len(str(self._train_iters))}}/{self._train_iters}",
             f"loss {statistics.fmean(step.lm_loss for step in steps):.4f}",
+            *_auxiliary_losses(steps),
             "grad norm -" if last.grad_norm is None else f"grad norm {last.grad_norm:.3f}",
             *([] if last.param_norm is None else [f"param norm {last.param_norm:.3f}"]),
             *([] if last.num_zeros_in_grad is None else [f"zero grads {last.num_zeros_in_grad:,}"]),
@@ -85,6 +86,16 @@ class Progress:
             f"ETA {timedelta(seconds=round(remaining))}",
         ]
         return " | ".join(parts)
+
+
+def _auxiliary_losses(steps: Sequence[StepMetrics]) -> list[str]:
+    """Means over the steps of the losses of experts' routers."""
+    named = {
+        "load balancing": [step.load_balancing_loss or step.seq_load_balancing_loss for step in steps],
+        "z-loss": [step.z_loss for step in steps],
+    }
+    means = {name: [value for value in values if value is not None] for name, values in named.items()}
+    return [f"{name} {statistics.fmean(values):.4f}" for name, values in means.items() if values]
 
 
 def _trouble(steps: Sequence[StepMetrics]) -> list[str]:

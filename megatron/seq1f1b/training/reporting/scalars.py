@@ -17,6 +17,9 @@ def scalars(metrics: StepMetrics) -> dict[str, float]:
     """Every number of a step that was measured, by the name of its chart."""
     named: dict[str, float | None] = {
         "lm loss": metrics.lm_loss,
+        "load_balancing_loss": metrics.load_balancing_loss,
+        "seq_load_balancing_loss": metrics.seq_load_balancing_loss,
+        "z_loss": metrics.z_loss,
         "learning-rate": metrics.learning_rate,
         "grad-norm": metrics.grad_norm,
         "params-norm": metrics.param_norm,
