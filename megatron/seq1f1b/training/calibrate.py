@@ -1,9 +1,10 @@
 """`--pipe-sp-strategy profiled`: boundaries from times measured on this run's own stages.
 
 Before the first step the real stages run a few steps of the real schedule with the sequence cut in
-two different ways. The times of its actions, at as many lengths and prefixes, fit a cost model per
-virtual stage; the boundaries are those with the shortest simulated step. What was found is kept in
-the run's folder, and used again by a run of the same shape.
+two different ways, of as many microbatches as fill the pipeline. The times of its actions, at as many
+lengths and prefixes, fit a cost model per virtual stage; the boundaries are those with the shortest
+simulated step of the full batch. What was found is kept in the run's folder, and used again by a run
+of the same shape.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from megatron.seq1f1b.chunk import Boundaries, chunks_from
 from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.partition import PROFILED, partition
 from megatron.seq1f1b.planning.boundaries import best_boundaries
-from megatron.seq1f1b.planning.profiled import Sample, fit_costs
+from megatron.seq1f1b.planning.profiled import FittedCosts, Sample, fit_costs
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer, Average
 from megatron.seq1f1b.schedule import ActionKind
 from megatron.seq1f1b.training.build import Trained
+from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run, boundary_multiple
 from megatron.seq1f1b.training.steps import data_iterators, gradients, make_forward_backward
 
 PROFILE_FILE = "profile.json"
-_TIMED_STEPS = 2
-"""Per way of cutting, after one that is not timed."""
+_LEAST_STEPS, _MOST_STEPS = 2, 6
+"""Timed steps of each way of cutting, after one that is not timed."""
+_GOOD_FIT = 0.1
+"""No more steps are timed once every action lies so near to the fitted costs: the machine is quiet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,10 @@ def profiled(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path) 
     if run.config.schedule.pipe_sp_strategy != PROFILED or len(run.boundaries) == 2:
         return run
     profile = calibrate(run, trained, dataset, run_dir)
+    say(
+        f"chunk boundaries from measured stages: every action within {profile.worst_fit_error:.0%} of its "
+        f"fitted cost, a step predicted to take {profile.predicted_step_seconds:.3f} s"
+    )
     return dataclasses.replace(
         run,
         boundaries=profile.boundaries,
@@ -64,7 +72,9 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
     kept = [_read(run_dir / PROFILE_FILE, run) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(kept, src=0)
     if kept[0] is not None:
+        say(f"the stages were measured before: {run_dir / PROFILE_FILE}")
         return kept[0]
+    say("measuring the stages to choose chunk boundaries")
     found = [_measure(run, trained, dataset)]
     dist.broadcast_object_list(found, src=0)
     if dist.get_rank() == 0:
@@ -75,16 +85,7 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
 
 
 def _measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
-    timed = [TimedCut(run, boundaries, trained, dataset) for boundaries in cuts(run)]
-    for step in range(1 + _TIMED_STEPS):
-        for cut in timed:
-            cut.step()
-            if step == 0:
-                cut.forget()
-    samples = [sample for cut in timed for sample in cut.samples()]
-    for cut in timed:
-        cut.close()
-    fitted = fit_costs(samples, window=run.dimensions.window)
+    fitted = _fitted(run, [TimedCut(run, boundaries, trained, dataset) for boundaries in cuts(run)])
     choice = best_boundaries(
         fitted,
         run.compute_plan(run.layout.num_microbatches, False),
@@ -97,6 +98,25 @@ def _measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
         uniform_boundaries=run.boundaries,
         worst_fit_error=fitted.worst_relative_error,
     )
+
+
+def _fitted(run: Run, timed: list[TimedCut]) -> FittedCosts:
+    """Costs that fit a few steps of every cut; more steps where the machine is restless."""
+    for cut in timed:
+        cut.step()
+        cut.forget()
+    for number in range(1, _MOST_STEPS + 1):
+        for cut in timed:
+            cut.step()
+        if number < _LEAST_STEPS:
+            continue
+        samples = [sample for cut in timed for sample in cut.samples()]
+        fitted = fit_costs(samples, window=run.dimensions.window)
+        if fitted.worst_relative_error <= _GOOD_FIT:
+            break
+    for cut in timed:
+        cut.close()
+    return fitted
 
 
 def cuts(run: Run) -> list[Boundaries]:
@@ -127,9 +147,10 @@ class TimedCut:
 
     def step(self) -> None:
         """Forward and backward of one step; collective."""
+        size = _batch_size(self._run)
         # The first batches again and again: a short run has no others.
-        iterators = data_iterators(self._run, self._dataset)
-        gradients(self._run, self._trained, self._forward_backward, iterators)
+        iterators = data_iterators(self._run, self._dataset, batch_size=size)
+        gradients(self._run, self._trained, self._forward_backward, iterators, batch_size=size)
 
     def forget(self) -> None:
         """Drop what was timed so far."""
@@ -142,6 +163,15 @@ class TimedCut:
     def close(self) -> None:
         """Give the connections back; collective."""
         self._forward_backward.close()
+
+
+def _batch_size(run: Run) -> int:
+    """Samples of a timed step: microbatches that fill the pipeline, or what a plan file has."""
+    layout = run.layout
+    microbatches = layout.num_microbatches
+    if not layout.uses_plan_file:
+        microbatches = min(microbatches, run.config.parallel.pipeline_model_parallel_size)
+    return layout.global_batch_size // layout.num_microbatches * microbatches
 
 
 def _samples(boundaries: Boundaries, seconds: ActionSeconds) -> list[Sample]:
@@ -183,9 +213,13 @@ def _read(path: Path, run: Run) -> Profile | None:
     """A kept profile of a run of the same shape; None where there is none."""
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.pop("fingerprint", None) != _fingerprint(run):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("fingerprint", None) != _fingerprint(run):
+            return None
+        for name in ("boundaries", "uniform_boundaries"):
+            content[name] = tuple(content[name])
+        return Profile(**content)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Cut off while it was written, or another version's: measuring again mends it.
         return None
-    for name in ("boundaries", "uniform_boundaries"):
-        content[name] = tuple(content[name])
-    return Profile(**content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections import deque
 from pathlib import Path
 
 from megatron.seq1f1b.errors import StepError
@@ -26,7 +25,7 @@ from megatron.seq1f1b.training.stop import Stop, StopRequests
 from megatron.seq1f1b.training.timeline import Timeline
 
 _COMPARED_STEPS = 6
-"""After so many steps a predicted step time is compared with those after the first."""
+"""After so many steps, or all there are, a predicted time is compared with those after the first."""
 
 
 class Loop:
@@ -54,7 +53,7 @@ class Loop:
         folder = run.config.checkpoint.save
         self._saver = None if folder is None else Saver(run, trained, Path(folder))
         self._garbage = Garbage(run.config)
-        self._seconds: deque[float] = deque(maxlen=20)
+        self._compared: list[float] = []
 
     def train(self) -> Stop | None:
         """Every step that is left; returns why it stopped before the last one."""
@@ -130,17 +129,24 @@ class Loop:
             self._saver.save(iteration, is_last=is_last)
 
     def _report(self, metrics: StepMetrics) -> None:
-        run, iteration = self._run, metrics.iteration
-        self._seconds.append(metrics.step_seconds)
         if self._log is not None:
             self._log.record(metrics)
-        if iteration == self._first + _COMPARED_STEPS - 1 and run.predicted_step_seconds is not None:
-            say(_prediction(run.predicted_step_seconds, list(self._seconds)[1:]))
+        if self._run.predicted_step_seconds is not None and len(self._compared) < _COMPARED_STEPS:
+            self._compare(self._run.predicted_step_seconds, metrics)
+
+    def _compare(self, predicted_seconds: float, metrics: StepMetrics) -> None:
+        """Say how a predicted step compares with the first steps of full batches."""
+        if metrics.batch_size == self._run.layout.global_batch_size:
+            self._compared.append(metrics.forward_backward_seconds)
+        is_last = metrics.iteration == self._run.layout.train_iters and len(self._compared) > 1
+        if len(self._compared) == _COMPARED_STEPS or is_last:
+            say(_prediction(predicted_seconds, self._compared[1:]))
 
 
-def _prediction(predicted_seconds: float, step_seconds: list[float]) -> str:
-    measured = statistics.median(step_seconds)
+def _prediction(predicted_seconds: float, measured_seconds: list[float]) -> str:
+    measured = statistics.median(measured_seconds)
     return (
-        f"profiled: a step was predicted to take {predicted_seconds:.3f} s (forward and backward) and "
-        f"takes {measured:.3f} s (optimizer included), {measured / predicted_seconds:.2f} of it"
+        f"profiled: forward and backward of a step were predicted to take {predicted_seconds:.3f} s and take "
+        f"{measured:.3f} s (median of {len(measured_seconds)} steps), predicted / measured "
+        f"{predicted_seconds / measured:.2f}"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from megatron.seq1f1b.partition import PROFILED
 from megatron.seq1f1b.training.attention import attention_of
 from megatron.seq1f1b.training.banner import banner
 from megatron.seq1f1b.training.build import Trained, build
@@ -32,9 +31,7 @@ def pretrain(run: Run, start: Start | None = None) -> None:
         run_dir = run_directory(run)
         trained = build(run)
         datasets = read_data(run)
-        if run.config.schedule.pipe_sp_strategy == PROFILED and run.config.schedule.pipe_sp_splits > 1:
-            say("measuring the stages to choose chunk boundaries")
-            run = profiled(run, trained, datasets.train, run_dir)
+        run = profiled(run, trained, datasets.train, run_dir)
         parameters, device = num_parameters(trained), _device_name()
         say(banner(run, num_parameters=parameters, device=device, adam=trained.adam, attention=attention))
         iteration = _load(run, trained, start)
