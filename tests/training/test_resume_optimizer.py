@@ -50,3 +50,20 @@ def test_optimizers_take_over_each_others_state(case: str, tmp_path: Path) -> No
         found, expected = rows_of(folders[f"to {reader}"]), rows_of(folders[writer])[3:]
         assert [row["lm_loss"] for row in found] == [row["lm_loss"] for row in expected]
         assert [row["loss_scale"] for row in found] == [row["loss_scale"] for row in expected]
+
+
+@pytest.mark.parametrize("optimizer", ["", pytest.param(DISTRIBUTED, marks=pytest.mark.slow)])
+def test_flags_decide_what_the_optimizer_is_told_after_a_resume(optimizer: str, tmp_path: Path) -> None:
+    """A learning rate or an Adam beta that changes is not overruled by what the checkpoint holds."""
+    told = {"slower": "--lr 5e-3", "as before": "", "forgetful": "--adam-beta1 0.1"}
+    flags = f"{BASE} --lr-decay-style constant {optimizer} --train-iters"
+    runs = [(f"{flags} 2 --save {tmp_path / 'save'}", str(tmp_path / "first"))]
+    runs += [
+        (f"{flags} 4 --load {tmp_path / 'save'} {words}", str(tmp_path / name))
+        for name, words in told.items()
+    ]
+    run_distributed(train_each, 2, tuple(runs))
+    rows = {name: rows_of(tmp_path / name) for name in told}
+    assert [row["learning_rate"] for row in rows["slower"]] == [5e-3, 5e-3]
+    assert [row["learning_rate"] for row in rows["as before"]] == [1e-2, 1e-2]
+    assert rows["forgetful"][1]["lm_loss"] != rows["as before"][1]["lm_loss"]

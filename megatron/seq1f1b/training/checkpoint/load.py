@@ -18,6 +18,9 @@ from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream import checkpoints
 from megatron.seq1f1b.upstream.optimizer_forms import Form, asked_of, taken_from
 
+_FROM_FLAGS = ("max_lr", "min_lr", "betas", "eps")
+"""Entries of an optimizer's groups of parameters that checkpoints hold, too."""
+
 
 def load(run: Run, trained: Trained, folder: Path, manifest: Manifest) -> int:
     """Fill a run's model, optimizer and random states; returns the step to go on after.
@@ -42,7 +45,7 @@ def load(run: Run, trained: Trained, folder: Path, manifest: Manifest) -> int:
     for key, part in model_parts(trained).items():
         part.load_state_dict(loaded[key])
     if has_optimizer:
-        trained.optimizer.load_state_dict(taken_from(loaded["optimizer"], trained.optimizer, **forms))
+        _load_optimizer(trained, taken_from(loaded["optimizer"], trained.optimizer, **forms))
         _set_scheduler(trained, loaded["scheduler"]["num_steps"])
     else:
         trained.optimizer.reload_model_params()
@@ -59,6 +62,17 @@ def _form(optimizer: Mapping[str, Any]) -> Form:
     """From what a manifest says of the optimizer."""
     is_half = bool(optimizer.get("--bf16") or optimizer.get("--fp16"))
     return Form.of(is_distributed=bool(optimizer.get(DISTRIBUTED)), is_half=is_half)
+
+
+def _load_optimizer(trained: Trained, state: Any) -> None:
+    """Moments and steps are the checkpoint's; what flags say stays as they say, or it would be ignored."""
+    flags = [
+        {name: group[name] for name in _FROM_FLAGS if name in group}
+        for group in trained.optimizer.param_groups
+    ]
+    trained.optimizer.load_state_dict(state)
+    for group, said in zip(trained.optimizer.param_groups, flags, strict=True):
+        group.update(said)
 
 
 def _set_scheduler(trained: Trained, num_steps: int) -> None:
