@@ -94,7 +94,7 @@ def test_fine_tuning_names_the_variables_that_it_needs() -> None:
         check=False,
     )
     assert done.returncode != 0
-    assert "LOAD: names the checkpoint to start from, as in LOAD=" in done.stderr
+    assert "what to start from, as in CHECKPOINT=Meta-Llama-3-8B" in done.stderr
 
 
 @pytest.mark.slow
