@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.errors import StepError
 from megatron.seq1f1b.training.build import Trained
 
@@ -20,27 +22,32 @@ class LossWatch:
     """
 
     def __init__(self) -> None:
-        self._losses: list[torch.Tensor] = []
+        self._boundaries: Boundaries = (0,)
+        self._losses: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def clear(self) -> None:
-        """Forget the last step."""
+    def begin(self, boundaries: Boundaries) -> None:
+        """Forget the last step; sequences of this one are cut there."""
+        self._boundaries = boundaries
         self._losses.clear()
 
-    def add(self, loss: torch.Tensor) -> None:
-        """Remember the loss of the next microbatch."""
-        self._losses.append(loss.detach())
+    def add(self, loss: torch.Tensor, losses: torch.Tensor) -> None:
+        """Remember the next microbatch's loss, and which of its tokens' `[batch, tokens]` is at fault."""
+        is_finite = torch.isfinite(losses.detach()).all(dim=0)
+        first = torch.where(is_finite.all(), -1, is_finite.to(torch.uint8).argmin())
+        self._losses.append((loss.detach(), first))
 
     def first_not_finite(self) -> str | None:
-        """Microbatch and value of the first loss that is not finite."""
-        values = enumerate(map(float, self._losses))
-        return next(
-            (
-                f"the loss of microbatch {index} is {value}"
-                for index, value in values
-                if not math.isfinite(value)
-            ),
-            None,
-        )
+        """Microbatch, chunk and value of the first loss that is not finite."""
+        for microbatch, (loss, first) in enumerate(self._losses):
+            if not math.isfinite(float(loss)):
+                return f"the loss of microbatch {microbatch}{self._chunk_of(int(first))} is {float(loss)}"
+        return None
+
+    def _chunk_of(self, token: int) -> str:
+        """Nothing where there is one chunk, or where tokens' losses are finite and their sum is not."""
+        if token < 0 or len(self._boundaries) <= 2:
+            return ""
+        return f", chunk {bisect_right(self._boundaries, token) - 1} (token {token})"
 
 
 WATCH = LossWatch()

@@ -66,7 +66,7 @@ def _watched_loss(
     batch: Mapping[str, torch.Tensor], losses: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     result = loss_sum(batch.get("loss_mask"), losses)
-    WATCH.add(result[0])
+    WATCH.add(result[0], losses)
     return result
 
 
@@ -179,7 +179,7 @@ def forward_backward_of_step(
     Without a `batch_size` it is a full batch.
     """
     single = len(trained.parts) == 1
-    WATCH.clear()
+    WATCH.begin(run.boundaries)
     return forward_backward(
         forward_step_func=forward_step,
         data_iterator=iterators[0] if single else list(iterators),
