@@ -53,11 +53,15 @@ def main(arguments: list[str]) -> int:
 
 def _said_once(error: Seq1F1BError, *, status: int) -> int:
     """Say on rank 0 what every process found; returns the status."""
-    if os.environ.get("RANK", "0") == "0":
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
         print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         # torchrun ends all processes once one has failed, and rank 0 must have spoken by then.
         time.sleep(_SECONDS_FOR_RANK_0)
+        if os.environ.get("GROUP_RANK", "0") != "0" and os.environ.get("LOCAL_RANK") == "0":
+            # Perhaps it is found on this node alone, and nobody else will say it.
+            print(f"pretrain_gpt.py: rank {rank}: {error}", file=sys.stderr, flush=True)
     return status
 
 

@@ -103,6 +103,20 @@ def test_refusals_are_one_line_from_rank_0(
     assert len(printed.err.splitlines()) == 1
 
 
+def test_another_node_says_what_it_alone_may_have_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrain_gpt, "_SECONDS_FOR_RANK_0", 0.0)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    said = []
+    for group_rank, local_rank in (("0", "1"), ("1", "1"), ("1", "0")):
+        monkeypatch.setenv("GROUP_RANK", group_rank)
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert start(monkeypatch, "--train-iters 0", rank=2) == 2
+        said.append(capsys.readouterr().err)
+    assert said == ["", "", "pretrain_gpt.py: rank 2: --train-iters 0 must be at least 1\n"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
