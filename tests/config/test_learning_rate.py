@@ -42,6 +42,7 @@ def test_lengths(extra: str, expected: tuple[int, int, int, int | None]) -> None
         ("--train-samples 80 --lr-warmup-iters 2", "--lr-warmup-iters 2 goes with --train-iters"),
         ("--train-iters 2 --lr-decay-samples 2", "--lr-decay-samples 2 goes with --train-samples"),
         ("--train-iters 4 --lr-warmup-iters 4", "leaves nothing of the 4 steps"),
+        ("--train-samples 40 --lr-warmup-samples 41", "41 leaves nothing of the 40 samples"),
         ("--train-iters 4 --lr-warmup-iters 1 --lr-warmup-fraction 0.1", "say the same thing twice"),
         ("--train-iters 4 --lr-decay-style WSD", "needs --lr-wsd-decay-iters"),
         ("--train-iters 4 --lr-wsd-decay-iters 2", "use WSD"),

@@ -45,7 +45,13 @@ def learning_rate_of(
                 "say the same thing twice; give one"
             )
         warmup = int(options.lr_warmup_fraction * decay)
-    _check_lengths(options, warmup=warmup, decay=decay, wsd=wsd, batch=global_batch_size)
+    _check_lengths(
+        options,
+        warmup=warmup,
+        decay=decay,
+        wsd=wsd,
+        unit=("iters", global_batch_size) if train_samples is None else ("samples", 1),
+    )
     start, end = _weight_decays(options)
     return LearningRate(
         warmup_samples=warmup,
@@ -88,22 +94,25 @@ def _check_units(options: OptimizerOptions, *, in_samples: bool) -> None:
 
 
 def _check_lengths(
-    options: OptimizerOptions, *, warmup: int, decay: int, wsd: int | None, batch: int
+    options: OptimizerOptions, *, warmup: int, decay: int, wsd: int | None, unit: tuple[str, int]
 ) -> None:
+    """Lengths in samples; `unit` is what flags call theirs, and how many samples it has."""
+    name, size = unit
+    things = "steps" if name == "iters" else name
     if warmup >= decay:
         raise ConfigurationError(
-            f"--lr-warmup-iters {warmup // batch} leaves nothing of the {decay // batch} steps of the "
-            "learning rate's schedule (--lr-decay-iters, or --train-iters); use fewer"
+            f"--lr-warmup-{name} {warmup // size} leaves nothing of the {decay // size} {things} of the "
+            f"learning rate's schedule (--lr-decay-{name}, or --train-{name}); use fewer"
         )
     if options.lr_decay_style == "WSD" and wsd is None:
-        raise ConfigurationError("--lr-decay-style WSD needs --lr-wsd-decay-iters, its last phase")
+        raise ConfigurationError(f"--lr-decay-style WSD needs --lr-wsd-decay-{name}, its last phase")
     if options.lr_decay_style != "WSD" and wsd is not None:
         raise ConfigurationError(
-            f"--lr-wsd-decay-iters means nothing with --lr-decay-style {options.lr_decay_style}; use WSD"
+            f"--lr-wsd-decay-{name} means nothing with --lr-decay-style {options.lr_decay_style}; use WSD"
         )
     if wsd is not None and wsd > decay - warmup:
         raise ConfigurationError(
-            f"--lr-wsd-decay-iters {wsd // batch} is more than the {(decay - warmup) // batch} steps "
+            f"--lr-wsd-decay-{name} {wsd // size} is more than the {(decay - warmup) // size} {things} "
             "after the warmup; use fewer"
         )
 
