@@ -129,5 +129,5 @@ def held_between_actions(schedule: str, *, chunks: int) -> float:
     """By the first stage, without messages and without what the backward at the peak adds."""
     held, length = report(schedule, chunks=chunks).stages[0], 2048 // chunks
     memory = ModelMemory(dimensions=DIMENSIONS, is_mixed=False, rotary_dim=64)
-    added = memory.backward_temporary_bytes(length, 2048 - length)
+    added = memory.backward_temporary_bytes(length, 2048 - length, is_gradient_received=True)
     return held.activations_bytes + held.kv_cache_bytes + held.dkv_bytes - added

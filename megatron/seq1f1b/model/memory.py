@@ -244,10 +244,16 @@ class ModelMemory:
     # --- what an action holds beyond what it keeps
 
     def forward_temporary_bytes_per_token(self) -> float:
-        """Beyond what forward saves: the last layer's output, before and after it is scattered."""
-        output = self.dimensions.hidden_size if self.is_sequence_parallel else 0
-        recomputed = self._recomputed_layer_bytes()
-        return (output + self._hidden) * self.element_bytes + recomputed
+        """Beyond what forward saves: the last layer's output before and after it is scattered.
+
+        Or bare, with its bias, dropped out and with the residual added, where that is more.
+        """
+        scattered = self._hidden + (self.dimensions.hidden_size if self.is_sequence_parallel else 0)
+        added = self._hidden * (2 + self.has_linear_bias + self.has_dropout)
+        if self.recompute is Recompute.FULL and self.num_recomputed is None:
+            # Such a layer keeps nothing: the residual, the norm's output and what the MLP works on.
+            added = max(added, 2 * self._hidden + self._num_mlp_tensors * self._ffn)
+        return max(scattered, added) * self.element_bytes
 
     def head_forward_temporary_bytes(self, tokens: int) -> float:
         """Beyond what the loss saves: logits, and without tensor parallelism their float32 copy."""
@@ -259,28 +265,34 @@ class ModelMemory:
     def head_backward_temporary_bytes(self, tokens: int) -> float:
         """Gradients of the logits; the vocabulary-parallel loss makes them in place of what it saved.
 
-        In slices, what was not saved too, and the weight's gradient, which they add to.
+        In slices, what was not saved too, and the weight's gradient: the sum of earlier slices, this
+        one's, and the two added.
         """
         gradients = self.element_bytes if self.tensor_parallel > 1 else 2 * 4
         if self.cross_entropy_slice_tokens is None:
             return tokens * self._vocab * gradients
-        made_again = self._slice(tokens) * self._vocab * (gradients + 4)
-        return made_again + self._vocab * self.dimensions.hidden_size * self.element_bytes
+        weight = self._vocab * self.dimensions.hidden_size * self.element_bytes
+        logits = self._slice(tokens) * self._vocab
+        if self._slice(tokens) == tokens:
+            return max(logits * (gradients + 4), logits * self.element_bytes + weight)
+        return max(logits * (gradients + 4) + weight, 3 * weight)
 
     def _slice(self, tokens: int) -> int:
         return min(tokens, self.cross_entropy_slice_tokens or tokens)
 
-    def backward_temporary_bytes(self, tokens: int, prefix: int) -> float:
+    def backward_temporary_bytes(self, tokens: int, prefix: int, *, is_gradient_received: bool) -> float:
         """Beyond what forward saved, at the worst moment of the top layer's backward.
 
         In the MLP's second matrix nothing saved has been freed, in a gate its input has, in
-        attention the whole MLP's.
+        attention the whole MLP's. A gradient that was received lies in a message's buffer, until a
+        dropout makes another of it.
         """
         d, element = self.dimensions, self.element_bytes
         gathered = d.hidden_size if self.is_sequence_parallel else 0
         weight_grad = d.hidden_size * self._ffn * element
-        matrix = tokens * (self._hidden + gathered + self._ffn) * element + weight_grad
-        gate = tokens * (self._hidden + 2 * self._ffn) * element if d.is_gated else 0.0
+        own = 0.0 if is_gradient_received and not self.has_dropout else self._hidden
+        matrix = tokens * (own + gathered + self._ffn) * element + weight_grad
+        gate = tokens * (own + 2 * self._ffn) * element if d.is_gated else 0.0
         freed = self._num_mlp_tensors * self._ffn + 2 * self._hidden
         query_grads = tokens * self._query * (2 * element + 4)
         rows = (tokens + prefix) * self._key_value * element
@@ -288,6 +300,12 @@ class ModelMemory:
             rows += rows * d.num_query_heads / self.tensor_parallel / self._query_groups
         attention = tokens * (2 * self._hidden - freed) * element + query_grads + rows
         return max(matrix, gate, attention) + tokens * self._recomputed_layer_bytes()
+
+    def weight_temporary_bytes(self, *, has_head: bool) -> float:
+        """The first weight's gradient, before it is added to others; later ones find its operands gone."""
+        is_head = has_head and self.cross_entropy_slice_tokens is None
+        rows = self._vocab if is_head else self._ffn
+        return rows * self.dimensions.hidden_size * self.element_bytes
 
     def embedding_backward_bytes(self, tokens: int) -> float:
         """The embedding's gradient, as large as itself, and that of its output."""

@@ -19,6 +19,7 @@ from megatron.core import parallel_state
 from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.model.memory import GRADIENT_BYTES, optimizer_bytes_per_parameter
 from megatron.seq1f1b.model.prefix_states import KVCachePool
+from megatron.seq1f1b.planning.balanced_experts import balanced_experts
 from megatron.seq1f1b.planning.fake_stage import fake_rank, zeros_like_tokens
 from megatron.seq1f1b.planning.flash_shapes import FlashShapes, dropout, rms_norm
 from megatron.seq1f1b.planning.forked import map_in_forks
@@ -80,7 +81,9 @@ class _Stage:
                 tensor_parallel_size=parallel.tensor_model_parallel_size,
                 stages=parallel.pipeline_model_parallel_size,
                 virtual_stages=layout.num_virtual_stages,
+                expert_parallel_size=self._run.config.experts.expert_model_parallel_size,
             ),
+            balanced_experts(self._run.dimensions.experts),
             mock.patch("megatron.seq1f1b.model.gpt.initialize_weights"),
             mock.patch("torch.nn.functional.rms_norm", rms_norm),
             mock.patch("torch.nn.functional.dropout", dropout),
@@ -154,26 +157,38 @@ class _Stage:
         parallel, is_mixed = self._run.config.parallel, is_mixed_precision(self._run.config)
         parameters = [parameter for part in parts for parameter in part.parameters()]
         count = sum(parameter.numel() for parameter in parameters)
-        shards = self._run.layout.data_parallel_size if parallel.use_distributed_optimizer else 1
+        of_experts = sum(each.numel() for each in parameters if not getattr(each, "allreduce", True))
+        replicas = self._run.layout.data_parallel_size if parallel.use_distributed_optimizer else 1
+        sharing = self._run.config.experts.expert_model_parallel_size
+        # Ranks with the same experts share their optimizer's states.
+        kept = (count - of_experts) / replicas + of_experts / max(1, replicas // sharing)
         return StageMemory(
             stage=self._rank,
             parameters_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
             gradients_bytes=count * GRADIENT_BYTES,
-            optimizer_bytes=count * optimizer_bytes_per_parameter(is_mixed) // shards,
+            optimizer_bytes=int(kept * optimizer_bytes_per_parameter(is_mixed)),
             activations_bytes=live.at_peak[Category.ACTIVATIONS],
             kv_cache_bytes=live.at_peak[Category.KV_CACHE],
             dkv_bytes=live.at_peak[Category.DKV],
             logits_bytes=live.at_peak[Category.LOGITS],
             communication_bytes=live.at_peak[Category.COMMUNICATION] + live.at_peak[Category.RECEIVED],
             peak_action=live.peak_label,
+            by_action={
+                action: size + sum(live.live[pooled] for pooled in POOLED)
+                for action, size in live.by_label.items()
+                if action
+            },
         )
 
 
 def _prepare(part: torch.nn.Module, live: LiveBytes) -> None:
-    """Leave the part's own storages uncounted, drop gradients as DDP does, attend by shapes."""
+    """Leave the part's own storages uncounted, add gradients up as DDP does, attend by shapes."""
     for tensor in itertools.chain(part.parameters(), part.buffers()):
         live.ignore(tensor)
     for parameter in part.parameters():
+        sum_of_gradients = torch.empty_like(parameter, dtype=torch.float32)
+        live.ignore(sum_of_gradients)
+        vars(parameter)["main_grad"] = sum_of_gradients
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
     for module in part.modules():
         if hasattr(module, "softmax_scale") and hasattr(module, "_backend"):
@@ -194,22 +209,22 @@ class _Labelled:
 
     def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
         """F."""
-        self._live.label = str(Action(ActionKind.F, *unit))
+        self._live.begin(str(Action(ActionKind.F, *unit)))
         return self._program.forward(unit, stage_input)
 
     def backward(self, unit: Unit, *tensors: Any) -> torch.Tensor | None:
         """B."""
-        self._live.label = str(Action(ActionKind.B, *unit))
+        self._live.begin(str(Action(ActionKind.B, *unit)))
         return self._program.backward(unit, *tensors)
 
     def backward_input(self, unit: Unit, *tensors: Any) -> torch.Tensor | None:
         """I."""
-        self._live.label = str(Action(ActionKind.I, *unit))
+        self._live.begin(str(Action(ActionKind.I, *unit)))
         return self._program.backward_input(unit, *tensors)
 
     def backward_weight(self, unit: Unit) -> None:
         """W."""
-        self._live.label = str(Action(ActionKind.W, *unit))
+        self._live.begin(str(Action(ActionKind.W, *unit)))
         self._program.backward_weight(unit)
 
     def finish(self, unit: Unit) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.model.memory import GRADIENT_BYTES, KVHolding, ModelMemory
 from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport, StageMemory
-from megatron.seq1f1b.schedule import Action, ActionKind, Plan
+from megatron.seq1f1b.schedule import Action, ActionKind, Channel, Plan, channel_of
 from megatron.seq1f1b.schedule.occupancy import occupancy_of
 
 F, B, I, W = ActionKind.F, ActionKind.B, ActionKind.I, ActionKind.W  # noqa: E741
@@ -86,11 +86,11 @@ class _Walk:
         self._parts = range(rank, plan.num_all_virtual_stages, plan.num_stages)
         self._communicates = plan.has_communication
         self._held = _Held()
-        self._on_the_way: dict[ActionKind, float] = {}
+        self._on_the_way: dict[Channel, float] = {}
         self._received: Counter[Chunk] = Counter()
         self._most_received: Counter[int] = Counter()
-        self._peak = _Held(activations=-1.0)
-        self._peak_action = ""
+        self._by_action: dict[str, _Held] = {}
+        """The most that comes and goes during every action."""
 
     def result(self) -> StageMemory:
         """Walk, and add what is there all the time."""
@@ -104,18 +104,23 @@ class _Walk:
             length * count * self._batch * memory.message_bytes_per_token()
             for length, count in self._most_received.items()
         )
-        gathered = memory.gathered_bytes_per_token() * longest * self._batch
+        # Layers whose backward is split gather anew each time.
+        is_split = any(action.kind is W for action in self._plan.actions[self._rank])
+        gathered = 0.0 if is_split else memory.gathered_bytes_per_token() * longest * self._batch
+        peak_action, peak = max(self._by_action.items(), key=lambda item: item[1].total)
+        staying = tables + received + gathered + kv_caches + dkv
         return StageMemory(
             stage=self._rank,
             parameters_bytes=round(parameters * memory.element_bytes),
             gradients_bytes=round(parameters * GRADIENT_BYTES),
             optimizer_bytes=round(memory.optimizer_bytes(parameters)),
-            activations_bytes=round(self._peak.activations + tables),
+            activations_bytes=round(peak.activations + tables),
             kv_cache_bytes=round(kv_caches),
             dkv_bytes=round(dkv),
-            logits_bytes=round(self._peak.logits),
-            communication_bytes=round(self._peak.messages + received + gathered),
-            peak_action=self._peak_action,
+            logits_bytes=round(peak.logits),
+            communication_bytes=round(peak.messages + received + gathered),
+            peak_action=peak_action,
+            by_action={action: round(held.total + staying) for action, held in self._by_action.items()},
         )
 
     def _step(self, action: Action) -> None:
@@ -124,12 +129,16 @@ class _Walk:
         if kind.is_receive:
             self._receive(chunk)
         elif kind.is_send:
-            before = self._on_the_way.get(kind, 0.0)
-            self._on_the_way[kind] = message
+            channel = channel_of(action, self._plan)
+            before = self._on_the_way.get(channel, 0.0)
+            self._on_the_way[channel] = message
             self._held = self._held.plus(messages=message - before)
         elif kind is F:
             self._forward(action, chunk)
         elif kind is W:
+            gradient = self._memory.weight_temporary_bytes(has_head=self._is_last(action))
+            gathered = chunk.length * self._batch * self._memory.gathered_bytes_per_token()
+            self._note(action, self._held.plus(gradient + gathered))
             self._finish(action, chunk)
             self._held = self._held.plus(-self._pending(action, chunk), -self._pending_head(action, chunk))
         else:
@@ -146,7 +155,9 @@ class _Walk:
 
     def _backward(self, action: Action, chunk: Chunk) -> None:
         tokens, memory = chunk.length * self._batch, self._memory
-        temporary = memory.backward_temporary_bytes(chunk.length, chunk.start) * self._batch
+        temporary = self._batch * memory.backward_temporary_bytes(
+            chunk.length, chunk.start, is_gradient_received=self._receives(action)
+        )
         kept = self._pending(action, chunk) if action.kind is I else 0.0
         kept_head = self._pending_head(action, chunk) if action.kind is I else 0.0
         softmax = self._softmax(action, chunk)
@@ -174,8 +185,8 @@ class _Walk:
         self._received[chunk] -= sum(self._receives(action._replace(kind=kind)) for kind in (F, B))
 
     def _note(self, action: Action, held: _Held) -> None:
-        if held.total > self._peak.total:
-            self._peak, self._peak_action = held, str(action)
+        key = str(action)
+        self._by_action[key] = max(held, self._by_action.get(key, held), key=lambda held: held.total)
 
     # --- sizes
 

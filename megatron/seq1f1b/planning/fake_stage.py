@@ -23,7 +23,13 @@ from megatron.seq1f1b.errors import ConfigurationError
 
 @contextlib.contextmanager
 def fake_rank(
-    *, stage: int, world_size: int, tensor_parallel_size: int, stages: int, virtual_stages: int
+    *,
+    stage: int,
+    world_size: int,
+    tensor_parallel_size: int,
+    stages: int,
+    virtual_stages: int,
+    expert_parallel_size: int = 1,
 ) -> Iterator[FakeTensorMode]:
     """Be the first rank of a pipeline stage; inside, tensors are fake.
 
@@ -42,6 +48,7 @@ def fake_rank(
             tensor_model_parallel_size=tensor_parallel_size,
             pipeline_model_parallel_size=stages,
             virtual_pipeline_model_parallel_size=virtual_stages if virtual_stages > 1 else None,
+            expert_model_parallel_size=expert_parallel_size,
             create_gloo_process_groups=False,
         )
         with FakeTensorMode() as mode, _unforked_random_states(), _replaced_parameters():

@@ -46,8 +46,9 @@ class LiveBytes(TorchDispatchMode):
         self.live: Counter[Category] = Counter()
         self.at_peak: Counter[Category] = Counter()
         self.peak_label = ""
-        self.label = ""
-        """What is going on, for instance an action; the peak keeps its label."""
+        self.by_label: dict[str, int] = {}
+        """The most that was alive at once under every label, without what is pooled."""
+        self._label = ""
         self._peak_bytes = -1
         self._is_logits = is_logits
         self._category = Category.ACTIVATIONS
@@ -57,6 +58,11 @@ class LiveBytes(TorchDispatchMode):
     def ignore(self, tensor: torch.Tensor) -> None:
         """Never count this tensor's storage: it was there before, and stays."""
         self._ignored.add(tensor.untyped_storage()._cdata)
+
+    def begin(self, label: str) -> None:
+        """Say what is going on from now on, for instance an action."""
+        self._label = label
+        self._note(self._total())
 
     @contextlib.contextmanager
     def making(self, category: Category) -> Iterator[None]:
@@ -99,8 +105,14 @@ class LiveBytes(TorchDispatchMode):
 
         self._known[key] = weakref.ref(storage, forget), category
         self.live[category] += size
-        total = sum(self.live.values()) - sum(self.live[pooled] for pooled in POOLED)
+        self._note(self._total())
+
+    def _total(self) -> int:
+        return sum(self.live.values()) - sum(self.live[pooled] for pooled in POOLED)
+
+    def _note(self, total: int) -> None:
+        self.by_label[self._label] = max(total, self.by_label.get(self._label, 0))
         if total > self._peak_bytes:
             self._peak_bytes = total
             self.at_peak = self.live.copy()
-            self.peak_label = self.label
+            self.peak_label = self._label

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 ALLOCATOR_OVERHEAD = 1.05
 """Reserved over live bytes: what PyTorch's caching allocator keeps beyond what tensors hold. A stated
@@ -30,6 +30,8 @@ class StageMemory:
     communication_bytes: int
     peak_action: str
     """The action during which the peak occurs."""
+    by_action: Mapping[str, int] = field(default_factory=dict)
+    """The most that is live beside parameters and optimizer during every action."""
 
     @property
     def live_bytes(self) -> int:

@@ -164,7 +164,11 @@ class MegatronProgram:
             custom_backward(output, output_grad)
         if timers is not None:
             timers("backward-compute").stop()
-        return None if stage_input is None else stage_input.grad
+        if stage_input is None:
+            return None
+        # The model part holds its last input until it gets another one; not its gradient with it.
+        input_grad, stage_input.grad = stage_input.grad, None
+        return input_grad
 
     @contextmanager
     def running(self) -> Iterator[None]:

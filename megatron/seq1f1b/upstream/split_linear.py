@@ -64,16 +64,22 @@ class WeightGradients:
         Only the last unit of a step goes through the data-parallel wrapper's hooks, which count
         a gradient as complete when they see it.
         """
-        for product in self._pending.pop(unit):
-            for parameter, gradient in product():
-                if is_last or not hasattr(parameter, "main_grad"):
-                    torch.autograd.backward(parameter, gradient)
-                else:
-                    parameter.main_grad.add_(gradient)
+        products = self._pending.pop(unit)
+        while products:
+            # Operands and gradient of a product are gone before the next one is computed.
+            _add(products.pop(0)(), is_last=is_last)
 
     def units(self) -> Sequence[Hashable]:
         """Units whose products have not been run."""
         return list(self._pending)
+
+
+def _add(gradients: Gradients, *, is_last: bool) -> None:
+    for parameter, gradient in gradients:
+        if is_last or not hasattr(parameter, "main_grad"):
+            torch.autograd.backward(parameter, gradient)
+        else:
+            parameter.main_grad.add_(gradient)
 
 
 _IN_GRAPH = "keeps_weight_in_graph"
