@@ -1,13 +1,17 @@
-"""Commands of a document: found in its bash blocks, and run as a reader would type them."""
+"""Commands of a document: found in its bash blocks, run as a reader would type them, and their flags."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+
+from megatron.seq1f1b.config.parser import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name != "flags.md")
@@ -54,3 +58,28 @@ def run_command(command: str, *, cwd: Path, more: str = "", timeout_seconds: flo
     )
     assert completed.returncode == 0, f"{command} {more}\n{completed.stdout}"
     return completed.stdout
+
+
+@cache
+def flags_of(script: str) -> frozenset[str]:
+    """The flags that a script adds to its parser, and those of what it imports to read its command line.
+
+    Read from the source: to start thirty scripts, most of which import torch, takes a minute.
+    tests/house/test_scripts.py starts each.
+    """
+    path = ROOT / script
+    tree = ast.parse(path.read_text())
+    flags = {
+        str(constant.value)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument"
+        for constant in ast.walk(call)
+        if isinstance(constant, ast.Constant) and str(constant.value).startswith("--")
+    }
+    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    if "megatron.seq1f1b.config" in imported:
+        flags |= {flag for action in make_parser()._actions for flag in action.option_strings}
+    for sibling in {path.parent / f"{name}.py" for name in imported} - {path}:
+        if sibling.is_file():
+            flags |= flags_of(sibling.relative_to(ROOT).as_posix())
+    return frozenset(flags)

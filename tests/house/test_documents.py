@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.house.commands import DOCUMENTS, ROOT, commands_of, run_command, workspace
+from tests.house.commands import DOCUMENTS, ROOT, commands_of, flags_of, run_command, workspace
 from tools.make_docs import generated
 
 TINY_MODEL = "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 128"
@@ -28,6 +26,9 @@ RUN_ELSEWHERE = {
     "bash tests/run.sh --all": "this very run",
     "bash tests/run.sh tests/harness -k hang": "this very run",
 }
+
+OF_OTHERS = frozenset({"--all", "--index-url", "--standalone", "--nproc_per_node"})
+"""Flags of tests/run.sh, pip and torchrun."""
 
 
 def documented(start: str, document: str = "README.md") -> str:
@@ -162,21 +163,9 @@ def test_every_command_is_run_by_a_test() -> None:
 def test_every_flag_is_one_that_some_command_has(document: str) -> None:
     text = (ROOT / document).read_text()
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", text))
-    others = {"--all", "--index-url", "--standalone", "--nproc_per_node"}  # of tests/run.sh, pip, torchrun
-    scripts = ["pretrain_gpt.py", *dict.fromkeys(re.findall(r"(?:tools|benchmarks)/\w+\.py", text))]
-    for script in scripts:
-        if named - others:
-            others |= flags_of(script)
-    assert named <= others, sorted(named - others)
-
-
-def flags_of(script: str) -> set[str]:
-    """The flags that a script's own help lists."""
-    completed = subprocess.run(
-        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    listed = re.sub(r"--\[no-\]([\w-]+)", r"--\1 --no-\1", completed.stdout)
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", listed))
+    scripts = {"pretrain_gpt.py", *re.findall(r"(?:tools|benchmarks)/\w+\.py", text)}
+    known = OF_OTHERS.union(*map(flags_of, scripts))
+    assert named <= known, sorted(named - known)
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])

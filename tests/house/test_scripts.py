@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.house.commands import ROOT
+
 OURS = ("megatron.seq1f1b", "benchmarks", "tools", "tests")
 MODULES = ("benchmarks/gpu_sections.py",)
 """Started by another script as `python -m`, from the root."""
