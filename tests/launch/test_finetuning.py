@@ -1,4 +1,4 @@
-"""From a Hugging Face folder and a file of documents to a fine-tuned model, as the launch script's head says."""
+"""From a Hugging Face folder and a file of documents to a fine-tuned model, as the launch script says."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ SMALL = {
     "SAVE_INTERVAL": "2",
 }
 SHAPES = ["--ffn-hidden-size", "48", "--num-query-groups", "2", "--norm-epsilon", "1e-6"]
+TOKENIZER = ["--tokenizer-model", "my model"]
 WORDS = [f"w{number}" for number in range(98)]
 
 
@@ -64,11 +65,18 @@ def finetune(folder: Path, train_iter: int) -> str:
 def test_documents_tune_a_hugging_face_checkpoint(tmp_path: Path) -> None:
     hugging_face_folder(tmp_path / "my model")
     documents = [" ".join(WORDS[start:] * 5) for start in range(40)]
-    (tmp_path / "documents.jsonl").write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
-    prepare = "--input documents.jsonl --output-prefix my --tokenizer-type HuggingFaceTokenizer --append-eod"
+    (tmp_path / "documents.jsonl").write_text(
+        "".join(json.dumps({"text": each}) + "\n" for each in documents)
+    )
+    prepare = "--input documents.jsonl --output-prefix my --append-eod --tokenizer-type HuggingFaceTokenizer"
     subprocess.run(
-        [sys.executable, str(ROOT / "tools/preprocess_data.py"), *prepare.split()]
-        + ["--tokenizer-model", "my model"],
+        [
+            sys.executable,
+            f"{ROOT}/tools/preprocess_data.py",
+            *prepare.split(),
+            "--tokenizer-model",
+            "my model",
+        ],
         cwd=tmp_path,
         check=True,
     )

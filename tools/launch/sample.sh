@@ -12,6 +12,9 @@ prepare_sample() {
   VOCAB_FILE=$tokenizer/vocab.json
   MERGE_FILE=$tokenizer/merges.txt
   export DATA_PATH VOCAB_FILE MERGE_FILE
+  mkdir -p "$folder"
+  exec 7>"$folder/.making" # one at a time, where several nodes share this folder
+  ! command -v flock >/dev/null || flock 7
   step "sample corpus" "$corpus" \
     python tools/make_sample_corpus.py --output "$corpus" --json-key content --megabytes "$SAMPLE_MEGABYTES"
   step "tokenizer" "$MERGE_FILE" \
@@ -21,6 +24,7 @@ prepare_sample() {
     python tools/preprocess_data.py --input "$corpus" --output-prefix "$prefix" --json-keys content \
     --tokenizer-type GPT2BPETokenizer --vocab-file "$VOCAB_FILE" --merge-file "$MERGE_FILE" \
     --workers 4 --append-eod
+  exec 7>&-
 }
 
 # step NAME OUTPUT COMMAND...: runs the command unless its output is there already.
