@@ -139,6 +139,8 @@ GIVEN = [
     ({"PROFILE": "-1"}, "PROFILE=-1 is not a whole number"),
     ({"RUN_MINUTES": "0", "PP_SP": "1 4"}, "RUN_MINUTES=0 is not a number of minutes, as in RUN_MINUTES=30"),
     ({"RUN_MINUTES": "30"}, "no variable is a list; .* --exit-duration-in-mins 30"),
+    ({"DRY_RUN": "yes"}, "DRY_RUN=yes is neither 0 nor 1, as in DRY_RUN=1"),
+    ({"RUN_DIR": "/dev/null"}, "RUN_DIR=/dev/null is a file; name a folder, as in RUN_DIR="),
     ({"FINETUNE": "1"}, "LOAD is missing, as in LOAD=checkpoints/llama3-8b"),
     ({"TIME_LIMIT": "1:00"}, "where sbatch is, give NODES as well, as in NODES=2"),
     ({"CONTAINER": "image.sqsh"}, "CONTAINER=image.sqsh is for SLURM jobs"),

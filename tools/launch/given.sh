@@ -8,6 +8,7 @@ COUNTS=(NODES GPUS_PER_NODE PP_SIZE TP_SIZE VPP_SIZE PP_SP NUM_LAYERS HIDDEN_SIZ
 # check_given: all of it; needs PLACE.
 check_given() {
   check_numbers
+  check_switches
   check_meeting
   local name
   if ! is_sweep && [ -n "${RUN_MINUTES:-}" ] && [ "${IN_SWEEP:-0}" = 0 ]; then
@@ -38,6 +39,19 @@ check_numbers() {
   done
   { [[ ${RUN_MINUTES:-1} =~ ^[0-9]+(\.[0-9]+)?$ ]] && [[ ${RUN_MINUTES:-1} =~ [1-9] ]]; } ||
     refuse "RUN_MINUTES=$RUN_MINUTES is not a number of minutes, as in RUN_MINUTES=30"
+}
+
+# check_switches: what is on or off is said by 1 or 0, and what names a folder names no file.
+check_switches() {
+  local name
+  for name in DRY_RUN FINETUNE; do
+    [[ ${!name:-0} == [01] ]] || refuse "$name=${!name} is neither 0 nor 1, as in $name=1"
+  done
+  for name in RUN_DIR SAVE; do
+    if [ -e "${!name:-.}" ] && ! [ -d "${!name:-.}" ]; then
+      refuse "$name=${!name} is a file; name a folder, as in $name=$PWD/runs/first"
+    fi
+  done
 }
 
 # check_meeting: exp.sh started on every node knows how many there are, which it is, and where they share results.
