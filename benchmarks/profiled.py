@@ -13,8 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-import tempfile
-from pathlib import Path
 
 import torch.distributed as dist
 from pipeline import (
@@ -31,22 +29,18 @@ from pipeline import (
 )
 
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
-from megatron.seq1f1b.training.calibrate import profiled
-from megatron.seq1f1b.training.prepare import Run
+from megatron.seq1f1b.training.calibrate import measure
 from megatron.seq1f1b.training.steps import make_forward_backward
 
 
-def by_profile(uniform: Contestant) -> Contestant:
-    """The same run, cut as a new profile says."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = profiled(uniform.run, uniform.trained, uniform.data, Path(folder))
-    return dataclasses.replace(uniform, name="profiled", run=run, forward_backward=make_forward_backward(run))
-
-
-def predicted_seconds(run: Run) -> float:
-    """What the profile expects of a step."""
-    assert run.predicted_step_seconds is not None
-    return run.predicted_step_seconds
+def by_profile(uniform: Contestant) -> tuple[Contestant, float]:
+    """The same run, cut as a new profile says, and the seconds of a step that it predicts."""
+    profile = measure(uniform.run, uniform.trained, uniform.data)
+    run = dataclasses.replace(uniform.run, boundaries=profile.boundaries)
+    contender = dataclasses.replace(
+        uniform, name="profiled", run=run, forward_backward=make_forward_backward(run)
+    )
+    return contender, profile.predicted_step_seconds
 
 
 def main() -> None:
@@ -70,12 +64,12 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"uniform_comp": [], "profiled": []}
     predicted, boundaries = [], []
     for _ in range(arguments.profiles):
-        contender = by_profile(uniform)
+        contender, predicted_seconds = by_profile(uniform)
         warm_up([contender])
         for name, taken in alternate([uniform, contender], rounds=arguments.rounds).items():
             seconds[name] += taken
         measured = statistics.median(seconds["profiled"][-arguments.rounds :])
-        predicted.append(predicted_seconds(contender.run) / measured)
+        predicted.append(predicted_seconds / measured)
         boundaries.append(contender.run.boundaries)
         assert isinstance(contender.forward_backward, ChunkedSchedule)
         contender.forward_backward.close()

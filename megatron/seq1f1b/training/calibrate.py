@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from megatron.seq1f1b.planning.boundaries import best_boundaries
 from megatron.seq1f1b.planning.profiled import FittedCosts, Sample, fit_costs
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer, Average
-from megatron.seq1f1b.schedule import ActionKind
+from megatron.seq1f1b.schedule import ActionKind, simulate
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run, boundary_multiple
@@ -36,6 +37,8 @@ _LEAST_STEPS, _MOST_STEPS = 2, 6
 """Timed steps of each way of cutting, after one that is not timed."""
 _GOOD_FIT = 0.1
 """No more steps are timed once every action lies so near to the fitted costs: the machine is quiet."""
+_WORST_FIT = 0.5
+"""Costs that an action misses by more say nothing of the stages; `uniform_comp` is kept then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +53,21 @@ class Profile:
     worst_fit_error: float
     """Largest relative difference of a measured action from the fitted costs."""
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether boundaries were chosen by the costs, or `uniform_comp` kept for want of good ones."""
+        return self.worst_fit_error <= _WORST_FIT
+
 
 def profiled(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path) -> Run:
     """The run with measured boundaries where it asks for them, else as it is."""
     if run.config.schedule.pipe_sp_strategy != PROFILED or len(run.boundaries) == 2:
         return run
     profile = calibrate(run, trained, dataset, run_dir)
+    source = "from measured stages" if profile.is_trusted else "of even FLOPs, the machine being too restless"
     say(
-        f"chunk boundaries from measured stages: every action within {profile.worst_fit_error:.0%} of its "
-        f"fitted cost, a step predicted to take {profile.predicted_step_seconds:.3f} s"
+        f"chunk boundaries {source}: every action within {profile.worst_fit_error:.0%} of its fitted cost, "
+        f"a step predicted to take {profile.predicted_step_seconds:.3f} s"
     )
     return dataclasses.replace(
         run,
@@ -75,32 +84,42 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
         say(f"the stages were measured before: {run_dir / PROFILE_FILE}")
         return kept[0]
     say("measuring the stages to choose chunk boundaries")
-    found = [_measure(run, trained, dataset)]
-    dist.broadcast_object_list(found, src=0)
+    profile = measure(run, trained, dataset)
     if dist.get_rank() == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
-        content = {"fingerprint": _fingerprint(run), **dataclasses.asdict(found[0])}
+        content = {"fingerprint": _fingerprint(run), **dataclasses.asdict(profile)}
         (run_dir / PROFILE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return found[0]
+    return profile
 
 
-def _measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
-    fitted = _fitted(run, [TimedCut(run, boundaries, trained, dataset) for boundaries in cuts(run)])
+def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
+    """Time the stages, fit costs, search boundaries; collective and equal everywhere."""
+    timed = [TimedCut(run, boundaries, trained, dataset) for boundaries in cuts(run)]
+    fitted = _fitted(run, timed)
+    # What is typical decides on boundaries; a step adds its actions up, slow ones included.
+    adding_up = _fit(run, timed, statistics.fmean)
+    for cut in timed:
+        cut.close()
+    plan = run.compute_plan(run.layout.num_microbatches, False)
     choice = best_boundaries(
         fitted,
-        run.compute_plan(run.layout.num_microbatches, False),
+        plan,
         seq_length=run.config.training.seq_length,
         multiple_of=boundary_multiple(run.config),
     )
-    return Profile(
-        boundaries=choice.boundaries,
-        predicted_step_seconds=choice.step_seconds,
+    boundaries = choice.boundaries if fitted.worst_relative_error <= _WORST_FIT else run.boundaries
+    found = Profile(
+        boundaries=boundaries,
+        predicted_step_seconds=simulate(plan, adding_up.costs(boundaries)).makespan_seconds,
         uniform_boundaries=run.boundaries,
         worst_fit_error=fitted.worst_relative_error,
     )
+    told = [found]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
 
 
-def _fitted(run: Run, timed: list[TimedCut]) -> FittedCosts:
+def _fitted(run: Run, timed: Sequence[TimedCut]) -> FittedCosts:
     """Costs that fit a few steps of every cut; more steps where the machine is restless."""
     for cut in timed:
         cut.step()
@@ -110,13 +129,15 @@ def _fitted(run: Run, timed: list[TimedCut]) -> FittedCosts:
             cut.step()
         if number < _LEAST_STEPS:
             continue
-        samples = [sample for cut in timed for sample in cut.samples()]
-        fitted = fit_costs(samples, window=run.dimensions.window)
+        fitted = _fit(run, timed, statistics.median)
         if fitted.worst_relative_error <= _GOOD_FIT:
             break
-    for cut in timed:
-        cut.close()
     return fitted
+
+
+def _fit(run: Run, timed: Sequence[TimedCut], average: Average) -> FittedCosts:
+    samples = [sample for cut in timed for sample in cut.samples(average)]
+    return fit_costs(samples, window=run.dimensions.window)
 
 
 def cuts(run: Run) -> list[Boundaries]:
@@ -156,7 +177,7 @@ class TimedCut:
         """Drop what was timed so far."""
         self._timer.clear()
 
-    def samples(self, average: Average = statistics.median) -> list[Sample]:
+    def samples(self, average: Average) -> list[Sample]:
         """What every chunk cost every virtual stage since the last `forget`; collective."""
         return _samples(self._run.boundaries, self._timer.gathered(average))
 
