@@ -142,41 +142,42 @@ def measure_ratios(shapes: Sequence[Shape], *, rounds: int) -> None:
 
 
 def measure_overhead(*, rounds: int) -> None:
-    """Extra time of a middle chunk over the plain core where kernels have nothing to compute.
+    """What a middle chunk costs beyond the plain core where kernels have next to nothing to compute.
 
-    Processor time of this thread: forward and backward of chunk 1 of 3, minus those of the same
-    tensors as a sequence of their own; `python` leaves out the second pair of kernel calls that the
-    prefix needs, measured alone.
+    Processor time of this thread, medians of works that take turns, forward and backward:
+    `chunk` is chunk 1 of 3, `plain` the same tensors as a sequence of their own, and the two
+    `kernels` are the bare ATen calls that each of them makes (views left out), on tensors of the same
+    shapes. `python` is (chunk - its kernels) - (plain - its kernels): what is neither the prefix's
+    attention, nor the merging, nor copies into the cache and sums of gradients.
     """
     shape = Shape(seq_length=24, heads=4, groups=4, head_dim=16)
     inputs, pool = make_inputs(shape), CachePool()
-    samples = [
-        (_middle_chunk_seconds(shape, inputs, pool), _plain_seconds(shape, inputs), _kernel_seconds(inputs))
-        for _ in range(rounds)
-    ]
-    chunk, plain, kernel = (1e6 * statistics.median(column) for column in zip(*samples, strict=True))
-    extra = chunk - plain
+    works = {
+        "chunk": partial(_middle_chunk_seconds, inputs, pool),
+        "plain": partial(_plain_seconds, inputs),
+        "chunk_kernels": partial(_chunk_kernel_seconds, inputs),
+        "plain_kernels": partial(_plain_kernel_seconds, inputs),
+    }
+    medians = compare(*works.values(), rounds=rounds)
+    us = {name: 1e6 * seconds for name, (seconds, _) in zip(works, medians, strict=True)}
+    us["extra"] = us["chunk"] - us["plain"]
+    us["python"] = us["extra"] - (us["chunk_kernels"] - us["plain_kernels"])
     report(
         "attention_overhead",
-        {
-            "chunk_us": round(chunk, 1),
-            "plain_us": round(plain, 1),
-            "kernel_us": round(kernel, 1),
-            "extra_us": round(extra, 1),
-            "python_us": round(extra - kernel, 1),
-            "rounds": rounds,
-        },
-        f"one chunk adds {extra:.0f} us to the plain core's {plain:.0f} us, "
-        f"{extra - kernel:.0f} us of it without the prefix's own kernel calls",
+        {**{f"{name}_us": round(value, 1) for name, value in us.items()}, "rounds": rounds},
+        f"one chunk adds {us['extra']:.0f} us to the plain core's {us['plain']:.0f} us: "
+        f"{us['extra'] - us['python']:.0f} us of kernels and {us['python']:.0f} us of Python",
     )
 
 
-def _middle_chunk_seconds(shape: Shape, inputs: Tensors, pool: CachePool) -> float:
-    chunks = chunks_from((0, 8, 16, 24))
-    backend = choose_backend("cpu", device="cpu", dtype=torch.float32, head_dim=shape.head_dim)
+OVERHEAD_CHUNKS = chunks_from((0, 8, 16, 24))
+
+
+def _middle_chunk_seconds(inputs: Tensors, pool: CachePool) -> float:
+    backend = choose_backend("cpu", device="cpu", dtype=torch.float32, head_dim=16)
     state = SequenceState(pool=pool, seq_length=24, microbatch=0, virtual_stage=0, num_chunks=3)
     outputs, seconds = [], 0.0
-    for chunk in chunks:
+    for chunk in OVERHEAD_CHUNKS:
         piece = [rows[chunk.start : chunk.stop].clone().requires_grad_() for rows in inputs[:3]]
         started_at = time.thread_time()
         output = chunked_attention(
@@ -184,7 +185,7 @@ def _middle_chunk_seconds(shape: Shape, inputs: Tensors, pool: CachePool) -> flo
         )
         seconds += (time.thread_time() - started_at) if chunk.index == 1 else 0.0
         outputs.append(output)
-    for chunk, output in reversed(list(zip(chunks, outputs, strict=True))):
+    for chunk, output in reversed(list(zip(OVERHEAD_CHUNKS, outputs, strict=True))):
         grad = inputs[3][chunk.start : chunk.stop]
         started_at = time.thread_time()
         output.backward(grad)
@@ -193,9 +194,9 @@ def _middle_chunk_seconds(shape: Shape, inputs: Tensors, pool: CachePool) -> flo
     return seconds
 
 
-def _plain_seconds(shape: Shape, inputs: Tensors) -> float:
+def _plain_seconds(inputs: Tensors) -> float:
     (chunk,) = chunks_from((0, 8))
-    backend = choose_backend("cpu", device="cpu", dtype=torch.float32, head_dim=shape.head_dim)
+    backend = choose_backend("cpu", device="cpu", dtype=torch.float32, head_dim=16)
     piece = [rows[:8].clone().requires_grad_() for rows in inputs[:3]]
     grad = inputs[3][:8]
     started_at = time.thread_time()
@@ -204,13 +205,41 @@ def _plain_seconds(shape: Shape, inputs: Tensors) -> float:
     return time.thread_time() - started_at
 
 
-def _kernel_seconds(inputs: Tensors) -> float:
-    query, key = (rows[:8].permute(1, 2, 0, 3).contiguous() for rows in inputs[:2])
-    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+def _chunk_kernel_seconds(inputs: Tensors) -> float:
+    """Into the cache, prefix and diagonal, merged; backward of both, and sums of their gradients."""
+    query, key, *_ = (rows[:8].permute(1, 2, 0, 3) for rows in inputs)
+    keys, total = (key.new_zeros(key.shape) for _ in range(2))
     started_at = time.thread_time()
-    output, log_sum_exp = forward(query, key, key)
-    backward(output, query, key, key, output, log_sum_exp, 0.0, False)
+    output = torch.empty_like(query)
+    keys.copy_(key)
+    keys.copy_(key)
+    prefix, prefix_sum = _flash(query, keys, keys)
+    own, own_sum = _flash(query, keys, keys, 0.0, True)
+    torch.lerp(prefix, own, torch.sigmoid(own_sum - prefix_sum)[..., None], out=output)
+    log_sum_exp = torch.logaddexp(prefix_sum, own_sum)
+    grad_query = torch.empty_like(query)
+    prefix_grads = _flash_backward(output, query, keys, keys, output, log_sum_exp, 0.0, False)
+    own_grads = _flash_backward(output, query, keys, keys, output, log_sum_exp, 0.0, True)
+    for prefix_grad, own_grad in zip(prefix_grads[1:], own_grads[1:], strict=True):
+        total.add_(prefix_grad)
+        torch.add(total, own_grad)
+    torch.add(prefix_grads[0], own_grads[0], out=grad_query)
+    return time.thread_time() - started_at
+
+
+def _plain_kernel_seconds(inputs: Tensors) -> float:
+    query, key, *_ = (rows[:8].permute(1, 2, 0, 3) for rows in inputs)
+    started_at = time.thread_time()
+    output = torch.empty_like(query)
+    attended, log_sum_exp = _flash(query, key, key, 0.0, True)
+    output.copy_(attended)
+    grad_query = torch.empty_like(query)
+    grad, *_ = _flash_backward(output, query, key, key, output, log_sum_exp, 0.0, True)
+    grad_query.copy_(grad)
     return time.thread_time() - started_at
 
 

@@ -77,6 +77,7 @@ class _ChunkAttention(torch.autograd.Function):
         softmax_scale: float,
         backend: AttentionBackend,
     ) -> torch.Tensor:
+        """Write the chunk to the cache and attend; arguments and result are `chunked_attention`'s."""
         query = _compact(query)
         cache.write(visibility.chunk, key, value)
         keys, values = cache.read(visibility.chunk)
@@ -89,6 +90,10 @@ class _ChunkAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of the chunk's own query, key and value, with what later chunks left for them.
+
+        The first chunk's, which runs last, gives the cache back to its pool.
+        """
         query, output, log_sum_exp = ctx.saved_tensors
         cache, visibility, softmax_scale, backend = ctx.call
         chunk = visibility.chunk
@@ -124,6 +129,7 @@ class _WholeAttention(torch.autograd.Function):
         softmax_scale: float,
         backend: AttentionBackend,
     ) -> torch.Tensor:
+        """Attend; arguments and result are `chunked_attention`'s."""
         query, key, value = _compact(query), _compact(key), _compact(value)
         output, log_sum_exp = backend.forward(
             query,
@@ -138,6 +144,7 @@ class _WholeAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of query, key and value."""
         query, key, value, output, log_sum_exp = ctx.saved_tensors
         visibility, softmax_scale, backend = ctx.call
         keys = key.permute(1, 2, 0, 3)

@@ -25,11 +25,13 @@ from megatron.seq1f1b.errors import StepError
 
 
 class _KVBuffer(NamedTuple):
-    """One buffer of a pool, "two batch groups rows head_dim", and its halves."""
+    """One buffer of a pool, "two batch groups rows head_dim", its halves, and those with rows first."""
 
     both: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
+    key_rows: torch.Tensor
+    value_rows: torch.Tensor
 
 
 class KVCache:
@@ -64,8 +66,8 @@ class KVCache:
             _, batch, groups, head_dim = key.shape
             shape = (batch, groups, self._seq_length, head_dim)
             self._rows = self._take(shape, dtype=key.dtype, like=key, what="keys and values")
-        self._rows.key.narrow(2, chunk.start, chunk.length).copy_(key.permute(1, 2, 0, 3))
-        self._rows.value.narrow(2, chunk.start, chunk.length).copy_(value.permute(1, 2, 0, 3))
+        self._rows.key_rows[chunk.start : chunk.stop] = key
+        self._rows.value_rows[chunk.start : chunk.stop] = value
         self._num_written = max(self._num_written, chunk.stop)
 
     def read(self, chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,7 +123,7 @@ class KVCache:
         self, shape: tuple[int, ...], *, dtype: torch.dtype, like: torch.Tensor, what: str
     ) -> _KVBuffer:
         both = self._pool.take((2, *shape), dtype=dtype, device=like.device, purpose=f"{self._owner} {what}")
-        return _KVBuffer(both, *both.unbind())
+        return _KVBuffer(both, *both.unbind(), *both.permute(0, 3, 1, 2, 4).unbind())
 
 
 class SequenceState:
