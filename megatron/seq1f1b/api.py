@@ -27,7 +27,7 @@ from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs, window_of
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
-from megatron.seq1f1b.partition import partition
+from megatron.seq1f1b.partition import PARTITION_STRATEGIES, partition
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule, Connections
 from megatron.seq1f1b.schedule import Plan, make_plan, with_communication
 from megatron.seq1f1b.upstream import check_megatron_core
@@ -88,9 +88,17 @@ def seq1f1b_forward_backward(
     `PackedSeqParams` with `cu_seqlens`.
 
     Raises:
-        ConfigurationError: this Megatron-Core is not supported, or the boundaries are not k+1.
+        ConfigurationError: this Megatron-Core is not supported, there is no chunk or no such strategy, or
+            the boundaries are not k+1.
     """
     check_megatron_core()
+    if not isinstance(chunks, int) or chunks < 1:
+        raise ConfigurationError(f"chunks {chunks!r} must be a whole number; 1 leaves sequences whole")
+    if strategy not in PARTITION_STRATEGIES:
+        raise ConfigurationError(
+            f"strategy {strategy!r} does not exist here; use one of {', '.join(PARTITION_STRATEGIES)}, or "
+            "give boundaries"
+        )
     if boundaries is not None and len(boundaries) != chunks + 1:
         raise ConfigurationError(
             f"boundaries {list(boundaries)} make {len(boundaries) - 1} chunks, but chunks is {chunks}"

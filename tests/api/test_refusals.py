@@ -175,9 +175,18 @@ def test_wrong_models_and_chunks_are_told_what_is_wrong() -> None:
     assert "gpipe" in unknown, unknown
 
 
-def test_boundaries_must_be_those_of_the_chunks() -> None:
-    with pytest.raises(ConfigurationError, match=r"\[0, 9, 24\] make 2 chunks, but chunks is 3"):
-        seq1f1b_forward_backward(chunks=3, boundaries=(0, 9, 24))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunks": 3, "boundaries": (0, 9, 24)}, r"\[0, 9, 24\] make 2 chunks, but chunks is 3"),
+        ({"chunks": 0}, "chunks 0 must be a whole number; 1 leaves sequences whole"),
+        ({"chunks": 2.5}, r"chunks 2\.5 must be a whole number"),
+        ({"chunks": 3, "strategy": "profiled"}, "'profiled' does not exist here; use one of average"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        seq1f1b_forward_backward(**options)
 
 
 def test_layers_with_cross_attention_are_refused() -> None:

@@ -1,6 +1,7 @@
-"""What the fork server imports once, so that no test process has to: torch and Megatron-Core.
+"""What the fork server imports once, so that no test process has to: torch, Megatron-Core, our package.
 
-The CPU support patches must be in place before anything of `megatron.core` is imported.
+The CPU support patches must be in place before anything of `megatron.core` is imported. A module of
+ours that cannot be imported is left to the test that does, which shows why.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ with contextlib.suppress(ImportError):
 
     install_cpu_support()
 
-import megatron.core.models.gpt
+import megatron.core.models.gpt.gpt_layer_specs
 import megatron.core.optimizer
-import megatron.core.pipeline_parallel.schedules  # noqa: F401
+import megatron.core.pipeline_parallel.schedules
+
+with contextlib.suppress(Exception):
+    import megatron.seq1f1b.api
+    import megatron.seq1f1b.training.pretrain  # noqa: F401
