@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on tensors this small threads only wait
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

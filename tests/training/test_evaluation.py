@@ -31,7 +31,7 @@ LAYOUTS = (
     f"{PP2} --pipeline-schedule 1f1b",
     f"{PP2} --pipeline-schedule interleaved {VIRTUAL}",
     f"{PP2} --pipeline-schedule seq1f1b --pipe-sp-splits 1",
-    f"{PP2} --pipeline-schedule seq1f1b --pipe-sp-splits 4",
+    f"{PP2} --pipeline-schedule seq1f1b --pipe-sp-splits 4 --hidden-dropout 0.5",  # which only training drops
     f"{PP2} --pipeline-schedule seq1f1b --pipe-sp-splits 4 --decoder-first-pipeline-num-layers 1",
     f"{PP2} --pipeline-schedule seq1f1b-interleaved {VIRTUAL} --pipe-sp-splits 4",
     f"{PP2} --pipeline-schedule seq1f1b-zb --pipe-sp-splits 2",

@@ -42,6 +42,16 @@ def test_recomputation_changes_nothing(case: str) -> None:
     check(LLAMA_LIKE, "", EXACT[case], CHUNKED)
 
 
+def test_recomputation_drops_what_the_forward_dropped() -> None:
+    common = f"{LLAMA_LIKE} {BATCH} {CHUNKED[0]}"
+    flags = tuple(
+        f"{common} {extra}" for extra in ("", "--hidden-dropout 0.2", f"--hidden-dropout 0.2 {FULL}")
+    )
+    whole, dropped, recomputed = run_distributed(run_steps, 2, flags, torch.float64)[0]
+    assert largest_difference(dropped, whole)[0] > 1e-2
+    assert largest_difference(recomputed, dropped)[0] <= 1e-12
+
+
 def test_attention_window() -> None:
     window = "--window-size 10,0"
     check(GPT2_LIKE, window, window, CHUNKED[:2])
