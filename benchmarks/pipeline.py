@@ -122,9 +122,13 @@ def contestants(runs: dict[str, Run]) -> list[Contestant]:
 
 
 def warm_up(entrants: list[Contestant]) -> None:
-    """What happens once: connections, buffers. One microbatch does it, where the schedule takes one."""
+    """What happens once, connections and buffers, with one microbatch each.
+
+    Megatron-Core's interleaved schedule takes no single one and has no connections of its own.
+    """
     for entrant in entrants:
-        entrant.step(batch_size=None if entrant.run.layout.schedule == "interleaved" else 1)
+        if entrant.run.layout.schedule != "interleaved":
+            entrant.step(batch_size=1)
 
 
 def alternate(entrants: list[Contestant], *, rounds: int) -> dict[str, list[float]]:
