@@ -16,7 +16,7 @@ import pytest
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.training.reporting import checks
-from megatron.seq1f1b.training.reporting.writers import WeightsAndBiases
+from megatron.seq1f1b.training.reporting.writers import JsonLines, WeightsAndBiases
 from tests.config.flags import words
 from tests.harness import run_distributed
 from tests.training.runs import rows_of, train_each
@@ -144,3 +144,19 @@ def test_options_of_writers_that_are_not_there(extra: str, message: str) -> None
 
 def test_metrics_are_json() -> None:
     assert json.loads(STEP.to_json())["peak_memory_bytes"] == [2**30, 2**31]
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = JsonLines(tmp_path)
+    first.write(STEP)
+    with pytest.raises(ConfigurationError, match=r"another run is writing to .* give this one a --run-dir"):
+        JsonLines(tmp_path, iteration=1)
+    first.close()
+    for iteration, num_kept, said in (
+        (STEP.iteration, 1, ""),
+        (0, 0, "held 1 steps of an earlier run, which"),
+    ):
+        rows = JsonLines(tmp_path, iteration=iteration)
+        assert len(rows.kept_rows) == num_kept
+        assert said in capsys.readouterr().out
+        rows.close()

@@ -48,17 +48,18 @@ def open_run(run: Run, run_dir: Path, *, iteration: int) -> RunLog | None:
 
 def _open(run: Run, run_dir: Path, iteration: int) -> RunLog:
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / STOPPED_FILE).unlink(missing_ok=True)
     configuration = resolved_configuration(run)
-    text = json.dumps(configuration, indent=2) + "\n"
-    (run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
-    return RunLog(
+    log = RunLog(
         run.config.logging,
         run_dir,
         configuration=configuration,
         iteration=iteration,
         train_iters=run.layout.train_iters,
     )
+    (run_dir / STOPPED_FILE).unlink(missing_ok=True)
+    text = json.dumps(configuration, indent=2) + "\n"
+    (run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
+    return log
 
 
 def resolved_configuration(run: Run) -> dict[str, object]:

@@ -5,14 +5,16 @@ TensorBoard and W&B are extras, imported where they are asked for alone.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from megatron.seq1f1b.config import LoggingOptions
 from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.metrics import StepMetrics
 from megatron.seq1f1b.training.reporting.scalars import scalars
 
@@ -35,13 +37,14 @@ class JsonLines:
     """metrics.jsonl of a run; one line per step, written at once.
 
     A run that resumes after `iteration` drops the rows of later steps, which it trains again, and
-    whatever a process that was killed left of a row.
+    whatever a process that was killed left of a row. No other run can write there meanwhile.
     """
 
     def __init__(self, run_dir: Path, *, iteration: int = 0) -> None:
         path = run_dir / METRICS_FILE
-        self.kept_rows = _keep_rows(path, iteration) if path.exists() else []
         self._file = path.open("a", encoding="utf-8", buffering=1)
+        _lock(self._file, run_dir)
+        self.kept_rows = _keep_rows(path, iteration)
 
     def write(self, metrics: StepMetrics) -> None:
         """Append one step."""
@@ -117,11 +120,30 @@ def is_due(metrics: StepMetrics, interval: int) -> bool:
     return metrics.iteration % interval == 0 or metrics.validation_loss is not None
 
 
+def _lock(file: TextIO, run_dir: Path) -> None:
+    """For as long as the file is open, which it is not where another process has it.
+
+    Raises:
+        ConfigurationError: another process has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigurationError(
+            f"another run is writing to {run_dir}; end it, or give this one a --run-dir of its own"
+        ) from None
+    except OSError:
+        pass  # A file system without locks: runs must look after themselves.
+
+
 def _keep_rows(path: Path, iteration: int) -> list[dict[str, Any]]:
     """Keep the whole rows of steps up to `iteration`, and return them."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
     kept = [(line, row) for line, row in rows if row["iteration"] <= iteration]
+    if lines and not iteration:
+        say(f"{path} held {len(lines)} steps of an earlier run, which this one, starting anew, replaces")
     if len(kept) < len(lines):
         path.write_text("".join(line for line, _ in kept), encoding="utf-8")
     return [row for _, row in kept]
