@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megatron.seq1f1b.errors import Seq1F1BError
+from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
             logits.check_transformers()
         if options.command == "to-hf":
             ours, theirs = convert.find(options.load, step=options.ckpt_step), options.output
+            if theirs.is_file():
+                raise ConfigurationError(f"--output {theirs} is a file; name a folder")
             convert.to_hugging_face(*ours, theirs, max_bytes=int(options.max_shard_gb * 1e9))
             print(f"wrote {theirs}")
         else:
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         if not options.check_logits:
             return 0
         found = logits.compare_logits(*ours, theirs)
-    except (Seq1F1BError, ImportError) as error:
+    except (Seq1F1BError, ImportError, OSError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 2
     print(
