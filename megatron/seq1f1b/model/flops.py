@@ -52,7 +52,7 @@ class ModelDimensions:
     def layer_parameters(self) -> int:
         """Parameters of one layer's matrices: query, key, value, output projection and MLP or experts."""
         if self.experts is None:
-            return self._attention_parameters + self._mlp_parameters(self.ffn_hidden_size)
+            return self.attention_parameters + self.mlp_parameters(self.ffn_hidden_size)
         return self._with_experts(self.experts.num_experts)
 
     @property
@@ -64,15 +64,17 @@ class ModelDimensions:
         assert self.experts is not None
         router = self.hidden_size * self.experts.num_experts
         width = number * self.experts.ffn_hidden_size + self.experts.shared_ffn_hidden_size
-        return self._attention_parameters + router + self._mlp_parameters(width)
+        return self.attention_parameters + router + self.mlp_parameters(width)
 
     @property
-    def _attention_parameters(self) -> int:
+    def attention_parameters(self) -> int:
+        """Of query, key, value and output projection."""
         query = self.num_query_heads * self.head_dim
         key_value = 2 * self.num_query_groups * self.head_dim
         return self.hidden_size * (2 * query + key_value)
 
-    def _mlp_parameters(self, width: int) -> int:
+    def mlp_parameters(self, width: int) -> int:
+        """Of an MLP, or of experts, of this width together."""
         return self.hidden_size * width * (3 if self.is_gated else 2)
 
     @property

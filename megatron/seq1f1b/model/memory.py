@@ -17,7 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
+from megatron.seq1f1b.model.expert_memory import ExpertMemory
 from megatron.seq1f1b.model.flops import ModelDimensions
 
 GRADIENT_BYTES = 4
@@ -79,6 +81,11 @@ class ModelMemory:
     kv_holding: KVHolding = KVHolding.IN_PLACE
     cross_entropy_slice_tokens: int | None = None
     """Most tokens whose logits exist at once; None for those of a chunk."""
+    expert_parallel: int = 1
+    """Ranks that share the experts of every layer; they are data-parallel ranks."""
+    gathers_tokens: bool = True
+    """Of experts: Megatron-Core's `allgather` dispatcher, not `alltoall`."""
+    has_load_balancing: bool = False
 
     @property
     def element_bytes(self) -> int:
@@ -136,7 +143,13 @@ class ModelMemory:
             biases += 2 * d.hidden_size + self._ffn * (2 if d.is_gated else 1)
         if self.has_qkv_bias:
             biases += self._projected
-        return d.layer_parameters / self.tensor_parallel + norms + biases
+        matrices = d.attention_parameters + (0 if self.mixture else d.mlp_parameters(d.ffn_hidden_size))
+        experts = self.mixture.parameters() + self.mixture.dense_parameters() if self.mixture else 0.0
+        return matrices / self.tensor_parallel + norms + biases + experts
+
+    def layer_expert_parameters(self) -> float:
+        """Those of them that belong to experts, which fewer ranks hold alike."""
+        return self.mixture.parameters() if self.mixture else 0.0
 
     def embedding_parameters(self) -> float:
         """Of the first virtual stage beside its layers."""
@@ -147,9 +160,11 @@ class ModelMemory:
         norm = self.dimensions.hidden_size * (2 if self.has_norm_bias else 1)
         return norm + (0 if self.is_output_tied and is_alone else self._vocab * self.dimensions.hidden_size)
 
-    def optimizer_bytes(self, parameters: float) -> float:
-        """Of the optimizer's states of so many parameters."""
-        return parameters * optimizer_bytes_per_parameter(self.is_mixed) / self.optimizer_shards
+    def optimizer_bytes(self, parameters: float, *, of_experts: float = 0.0) -> float:
+        """Of the optimizer's states of so many parameters, some of them of experts."""
+        alike = max(1, self.optimizer_shards // self.expert_parallel)
+        kept = (parameters - of_experts) / self.optimizer_shards + of_experts / alike
+        return kept * optimizer_bytes_per_parameter(self.is_mixed)
 
     # --- what stays from forward to backward
 
@@ -162,7 +177,7 @@ class ModelMemory:
         return inputs + (layers - recomputed) * self._kept_layer_bytes(micro_batch_size)
 
     def _kept_layer_bytes(self, micro_batch_size: int) -> float:
-        saved = self._layer_elements(micro_batch_size) * self.element_bytes + self._mask_bytes
+        saved = self._layer_bytes(micro_batch_size) + self._mask_bytes
         if self.recompute is Recompute.SELECTIVE:
             # The output stays: the projection reads it.
             return saved + (self._fused_projection + self._key_value / 2) * self.element_bytes
@@ -170,7 +185,7 @@ class ModelMemory:
 
     def saved_layer_bytes_per_token(self) -> float:
         """What one layer makes and reads again, whether it is kept or recomputed."""
-        return self._layer_elements(1) * self.element_bytes + self.kv_bytes_per_token()
+        return self._layer_bytes(1) + self.kv_bytes_per_token()
 
     def embedding_mask_bytes_per_token(self) -> float:
         """Saved by the dropout of the embedding's output."""
@@ -181,10 +196,33 @@ class ModelMemory:
         """What the dropouts behind attention and MLP let through, a byte each."""
         return 2 * self._hidden if self.has_dropout else 0.0
 
-    def _layer_elements(self, micro_batch_size: int) -> float:
+    def _layer_bytes(self, micro_batch_size: int) -> float:
         attention = 2 * self._query + (self._fused_projection if self.has_qk_norm else 0)
-        mlp = self._num_mlp_tensors * self._ffn
-        return 4 * self._hidden + attention + mlp + 4 * self.rotary_dim / micro_batch_size
+        elements = 4 * self._hidden + attention + 4 * self.rotary_dim / micro_batch_size
+        return elements * self.element_bytes + self._mlp_bytes
+
+    @property
+    def _mlp_bytes(self) -> float:
+        if self.mixture:
+            return self.mixture.saved_bytes_per_token()
+        return self._num_mlp_tensors * self._ffn * self.element_bytes
+
+    @cached_property
+    def mixture(self) -> ExpertMemory | None:
+        """The experts in the place of the MLP."""
+        d = self.dimensions
+        if d.experts is None:
+            return None
+        return ExpertMemory(
+            experts=d.experts,
+            hidden_size=d.hidden_size,
+            is_gated=d.is_gated,
+            element_bytes=self.element_bytes,
+            tensor_parallel=self.tensor_parallel,
+            expert_parallel=self.expert_parallel,
+            gathers_tokens=self.gathers_tokens,
+            has_load_balancing=self.has_load_balancing,
+        )
 
     @property
     def _fused_projection(self) -> float:
@@ -205,6 +243,9 @@ class ModelMemory:
     def pending_bytes_per_token(self) -> float:
         """Held by one layer between I and W: operands of the weight gradients."""
         d = self.dimensions
+        if self.mixture:
+            attention = self._hidden + 2 * self._query + self._key_value + d.hidden_size
+            return attention * self.element_bytes + self.mixture.pending_bytes_per_token()
         inputs = 2 * self._hidden + self._query + self._ffn
         grads = self._projected + 2 * d.hidden_size + self._ffn * (2 if d.is_gated else 1)
         return (inputs + grads) * self.element_bytes
@@ -241,6 +282,10 @@ class ModelMemory:
         """The buffer in which sequence parallelism gathers a layer's input; one per rank, kept."""
         return self.dimensions.hidden_size * self.element_bytes if self.is_sequence_parallel else 0.0
 
+    def gathered_for_experts_bytes_per_token(self) -> float:
+        """The same buffer with the tokens of all ranks that share experts."""
+        return self.mixture.gathered_bytes_per_token() if self.mixture else 0.0
+
     # --- what an action holds beyond what it keeps
 
     def forward_temporary_bytes_per_token(self) -> float:
@@ -252,8 +297,17 @@ class ModelMemory:
         added = self._hidden * (2 + self.has_linear_bias + self.has_dropout)
         if self.recompute is Recompute.FULL and self.num_recomputed is None:
             # Such a layer keeps nothing: the residual, the norm's output and what the MLP works on.
-            added = max(added, 2 * self._hidden + self._num_mlp_tensors * self._ffn)
-        return max(scattered, added) * self.element_bytes
+            added = max(added, 2 * self._hidden + self._mlp_work_elements)
+        bare = max(scattered, added) * self.element_bytes
+        return max(bare, self.mixture.forward_temporary_bytes_per_token()) if self.mixture else bare
+
+    @property
+    def _mlp_work_elements(self) -> float:
+        """What an MLP works on when it keeps nothing; experts see their tokens and make their outputs."""
+        if self.mixture is None:
+            return self._num_mlp_tensors * self._ffn
+        tokens = self.mixture.experts.topk * self.dimensions.hidden_size
+        return tokens + self.mixture.forward_temporary_bytes_per_token() / self.element_bytes
 
     def head_forward_temporary_bytes(self, tokens: int) -> float:
         """Beyond what the loss saves: logits, and without tensor parallelism their float32 copy."""
@@ -293,17 +347,24 @@ class ModelMemory:
         own = 0.0 if is_gradient_received and not self.has_dropout else self._hidden
         matrix = tokens * (own + gathered + self._ffn) * element + weight_grad
         gate = tokens * (own + 2 * self._ffn) * element if d.is_gated else 0.0
-        freed = self._num_mlp_tensors * self._ffn + 2 * self._hidden
+        if self.mixture:
+            matrix = tokens * own * element + self.mixture.backward_temporary_bytes(tokens)
+            # Recomputing experts can hold more than their backward.
+            remade = self.recompute is Recompute.FULL
+            gate = tokens * self.mixture.forward_temporary_bytes_per_token() if remade else 0.0
+        freed = self._mlp_bytes + 2 * self._hidden * element
         query_grads = tokens * self._query * (2 * element + 4)
         rows = (tokens + prefix) * self._key_value * element
         if d.num_query_groups != d.num_query_heads:
             rows += rows * d.num_query_heads / self.tensor_parallel / self._query_groups
-        attention = tokens * (2 * self._hidden - freed) * element + query_grads + rows
+        attention = tokens * (2 * self._hidden * element - freed) + query_grads + rows
         return max(matrix, gate, attention) + tokens * self._recomputed_layer_bytes()
 
     def weight_temporary_bytes(self, *, has_head: bool) -> float:
         """The first weight's gradient, before it is added to others; later ones find its operands gone."""
         is_head = has_head and self.cross_entropy_slice_tokens is None
+        if self.mixture and not is_head:
+            return self.mixture.first_gradient_bytes()
         rows = self._vocab if is_head else self._ffn
         return rows * self.dimensions.hidden_size * self.element_bytes
 
@@ -319,5 +380,5 @@ class ModelMemory:
         """
         if self.recompute is not Recompute.FULL or self.num_recomputed is not None:
             return 0.0
-        layer = self._layer_elements(1) * self.element_bytes + self._mask_bytes + self._log_sum_exp_bytes
+        layer = self._layer_bytes(1) + self._mask_bytes + self._log_sum_exp_bytes
         return self.recomputed_together * layer - self._hidden * self.element_bytes

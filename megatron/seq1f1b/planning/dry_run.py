@@ -56,7 +56,11 @@ def dry_run(
     stages = map_in_forks(
         lambda rank: _Stage(run, plan, rank).memory(build_parts, forward_step), range(plan.num_stages)
     )
-    return MemoryReport(stages=stages, allocator_overhead=allocator_overhead_of(run.config))
+    return MemoryReport(
+        stages=stages,
+        allocator_overhead=allocator_overhead_of(run.config),
+        has_experts=run.dimensions.experts is not None,
+    )
 
 
 class _Stage:

@@ -46,7 +46,11 @@ def estimate(
         _Walk(memory, plan, chunks, layers_of_virtual_stages, micro_batch_size, rank).result()
         for rank in (range(plan.num_stages) if ranks is None else ranks)
     ]
-    return MemoryReport(stages=stages, allocator_overhead=allocator_overhead)
+    return MemoryReport(
+        stages=stages,
+        allocator_overhead=allocator_overhead,
+        has_experts=memory.dimensions.experts is not None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class _Walk:
         for action in self._plan.actions[self._rank]:
             self._step(action)
         parameters = self._parameters()
+        of_experts = sum(self._layers[part] for part in self._parts) * self._memory.layer_expert_parameters()
         kv_caches, dkv = self._pooled()
         memory, longest = self._memory, max(chunk.length for chunk in self._chunks)
         tables = memory.rotary_table_bytes_per_token() * self._chunks[-1].stop * len(self._parts)
@@ -106,14 +111,15 @@ class _Walk:
         )
         # Layers whose backward is split gather anew each time.
         is_split = any(action.kind is W for action in self._plan.actions[self._rank])
-        gathered = 0.0 if is_split else memory.gathered_bytes_per_token() * longest * self._batch
+        for_layers = 0.0 if is_split else memory.gathered_bytes_per_token()
+        gathered = max(for_layers, memory.gathered_for_experts_bytes_per_token()) * longest * self._batch
         peak_action, peak = max(self._by_action.items(), key=lambda item: item[1].total)
         staying = tables + received + gathered + kv_caches + dkv
         return StageMemory(
             stage=self._rank,
             parameters_bytes=round(parameters * memory.element_bytes),
             gradients_bytes=round(parameters * GRADIENT_BYTES),
-            optimizer_bytes=round(memory.optimizer_bytes(parameters)),
+            optimizer_bytes=round(memory.optimizer_bytes(parameters, of_experts=of_experts)),
             activations_bytes=round(peak.activations + tables),
             kv_cache_bytes=round(kv_caches),
             dkv_bytes=round(dkv),

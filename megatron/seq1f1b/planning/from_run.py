@@ -64,14 +64,8 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
     """The model on one rank of a run.
 
     Raises:
-        ConfigurationError: a model with experts, whose memory depends on where routers send tokens, or
-            recomputation of parts of layers that the closed form does not know.
+        ConfigurationError: recomputation of parts of layers that the closed form does not know.
     """
-    if dimensions.experts is not None:
-        raise ConfigurationError(
-            f"memory is not estimated for --num-experts {dimensions.experts.num_experts}: it depends on "
-            "where routers send tokens; metrics.jsonl of a short run has the peak of every stage"
-        )
     model, parallel, recompute = config.model, config.parallel, layout.recompute
     if set(recompute.modules) - {"core_attn"}:
         raise ConfigurationError(
@@ -99,4 +93,7 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
         num_recomputed=recompute.num_layers if is_block else None,
         recomputed_together=(recompute.num_layers or 1) if recompute.method == "uniform" else 1,
         cross_entropy_slice_tokens=config.training.cross_entropy_slice_tokens,
+        expert_parallel=config.experts.expert_model_parallel_size,
+        gathers_tokens=config.experts.moe_token_dispatcher_type == "allgather",
+        has_load_balancing=config.experts.moe_aux_loss_coeff > 0,
     )

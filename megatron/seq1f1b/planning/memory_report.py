@@ -54,6 +54,7 @@ class MemoryReport:
 
     stages: Sequence[StageMemory]
     allocator_overhead: float = ALLOCATOR_OVERHEAD
+    has_experts: bool = False
 
     def peak_bytes(self, stage: StageMemory) -> int:
         """What the allocator will have reserved on a stage."""
@@ -105,6 +106,8 @@ class MemoryReport:
             f"GiB on the worst rank of each stage; peak = sum x {self.allocator_overhead:g} "
             "(assumed overhead of the caching allocator; the CUDA context comes on top)"
         )
+        if self.has_experts:
+            assumed += "\nexperts are assumed to get equally many tokens"
         peak = self.peak_bytes(worst)
         most = f"most on stage {worst.stage}: {peak / GIB:.2f} GiB = {peak / 1e9:.2f} GB"
         return "\n".join([*lines, "", assumed, most])
