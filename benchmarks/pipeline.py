@@ -145,26 +145,41 @@ def in_turn(entrants: list[Contestant], number: int) -> list[Contestant]:
     return entrants if number % 2 == 0 else entrants[::-1]
 
 
-class StealMeter:
-    """How much of the processor time that the machine wanted its host gave to others."""
+class Disturbance:
+    """What others took of the machine since this was made: its host, and its other processes."""
 
     def __init__(self) -> None:
-        self._before = _processor_ticks()
+        self._ticks = _processor_ticks()
+        self._ran, self._waited = _scheduled()
 
-    def share(self) -> float | None:
-        """Stolen over wanted time since the meter was made; None where the kernel does not say."""
-        now = _processor_ticks()
-        if not self._before or not now:
-            return None
-        spent = [after - before for after, before in zip(now, self._before, strict=True)]
-        user, nice, system, _, _, interrupts, soft, steal = spent
-        wanted = user + nice + system + interrupts + soft + steal
-        return round(steal / wanted, 4) if wanted else 0.0
+    def shares(self) -> dict[str, float | None]:
+        """Two shares; None where the kernel does not say.
+
+        `stolen_processor_share` is the host's, of the processor time that the machine wanted;
+        `waited_processor_share` is how long this process was ready and had no core, of its time.
+        """
+        ticks = [now - before for now, before in zip(_processor_ticks(), self._ticks, strict=True)]
+        wanted = sum(ticks) - sum(ticks[3:5])
+        ran, waited = (
+            now - before for now, before in zip(_scheduled(), (self._ran, self._waited), strict=True)
+        )
+        return {
+            "stolen_processor_share": round(ticks[7] / wanted, 4) if wanted else None,
+            "waited_processor_share": round(waited / (ran + waited), 4) if ran else None,
+        }
 
 
 def _processor_ticks() -> list[int]:
+    """user, nice, system, idle, iowait, irq, softirq, steal; empty where there is no such file."""
     stat = Path("/proc/stat")
     return [int(word) for word in stat.read_text().split()[1:9]] if stat.is_file() else []
+
+
+def _scheduled() -> tuple[int, int]:
+    """Nanoseconds for which this process's main thread ran, and was ready without running."""
+    file = Path("/proc/self/schedstat")
+    ran, waited = file.read_text().split()[:2] if file.is_file() else (0, 0)
+    return int(ran), int(waited)
 
 
 def ratios(over: list[float], under: list[float]) -> list[float]:

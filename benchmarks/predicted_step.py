@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from pipeline import (
     Contestant,
-    StealMeter,
+    Disturbance,
     contestants,
     in_turn,
     median_and_spread,
@@ -180,7 +180,7 @@ def main() -> None:
     options.set_defaults(seq_length=1024, microbatches=int(os.environ.get("WORLD_SIZE", "4")))
     arguments = options.parse_args()
     start()
-    steal, stages, k = StealMeter(), dist.get_world_size(), arguments.chunks
+    disturbance, stages, k = Disturbance(), dist.get_world_size(), arguments.chunks
     virtual = f"--num-layers-per-virtual-pipeline-stage {arguments.layers // stages // 2}"
     runs = {}
     for name, source in MEASURED_WITH.items():
@@ -192,7 +192,7 @@ def main() -> None:
     for number in range(arguments.rounds):
         rounds.add(number)
     for name in MEASURED_WITH if dist.get_rank() == 0 else ():
-        print(json.dumps({**rounds.row(name), "stolen_processor_share": steal.share()}), flush=True)
+        print(json.dumps({**rounds.row(name), **disturbance.shares()}), flush=True)
     dist.destroy_process_group()
 
 

@@ -17,7 +17,7 @@ import statistics
 import torch.distributed as dist
 from pipeline import (
     Contestant,
-    StealMeter,
+    Disturbance,
     alternate,
     contestants,
     median_and_spread,
@@ -52,7 +52,7 @@ def main() -> None:
     options.set_defaults(seq_length=2048)
     arguments = options.parse_args()
     start()
-    steal = StealMeter()
+    disturbance = Disturbance()
     run = resolve(
         arguments,
         schedule=arguments.schedule,
@@ -82,7 +82,7 @@ def main() -> None:
         "uniform_boundaries": run.boundaries,
         "profiled_boundaries": boundaries,
         "seconds": {name: round(statistics.median(taken), 4) for name, taken in seconds.items()},
-        "stolen_processor_share": steal.share(),
+        **disturbance.shares(),
         "uniform_over_profiled": gain,
         "middle_half_over_pairs": gain_middle_half,
         "predicted_over_measured": accuracy,

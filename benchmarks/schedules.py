@@ -18,7 +18,7 @@ from itertools import pairwise
 import torch.distributed as dist
 from pipeline import (
     Contestant,
-    StealMeter,
+    Disturbance,
     contestants,
     in_turn,
     median_and_spread,
@@ -102,7 +102,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3, help="steps of every schedule")
     arguments = options.parse_args()
     start()
-    steal = StealMeter()
+    disturbance = Disturbance()
     stages, k = dist.get_world_size(), arguments.chunks
     virtual = f"--num-layers-per-virtual-pipeline-stage {arguments.layers // stages // 2}"
     runs = {
@@ -120,7 +120,7 @@ def main() -> None:
         for entrant in in_turn(entrants, number):
             measured[entrant.name].step()
     if dist.get_rank() == 0:
-        machine = {"stolen_processor_share": steal.share()}
+        machine = disturbance.shares()
         print(json.dumps({"stages": stages, "microbatches": arguments.microbatches, "chunks": k, **machine}))
         for name, each in measured.items():
             row = each.row(measured["1f1b"], measured[WHOLE])

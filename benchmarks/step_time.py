@@ -14,7 +14,7 @@ import statistics
 
 import torch.distributed as dist
 from pipeline import (
-    StealMeter,
+    Disturbance,
     alternate,
     contestants,
     median_and_spread,
@@ -34,7 +34,7 @@ def main() -> None:
     options.set_defaults(seq_length=2048)
     arguments = options.parse_args()
     start()
-    steal = StealMeter()
+    disturbance = Disturbance()
     runs = {
         "1f1b": resolve(arguments, schedule="1f1b", chunks=1),
         "seq1f1b": resolve(
@@ -60,7 +60,7 @@ def main() -> None:
         "ratio": ratio,
         "middle_half": middle_half,
         "ideal_ratio": round(k * (m + p - 1) / (k * m + p - 1), 4),
-        "stolen_processor_share": steal.share(),
+        **disturbance.shares(),
         "pairs": [round(pair, 3) for pair in pairs],
     }
     if dist.get_rank() == 0:
