@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import megatron.core.optimizer as optimizers
+import pytest
 import torch
 
-from megatron.seq1f1b.upstream.adam import GroupStepAdamW
+from megatron.seq1f1b.upstream.adam import GroupStepAdamW, choose_adam
 
 OPTIONS = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8}
 
@@ -44,3 +46,20 @@ def test_a_restored_state_goes_on_exactly() -> None:
     take_steps(restored, second, first=2, count=3)
     assert all(torch.equal(a, b) for a, b in zip(straight, second, strict=True))
     assert restored.param_groups[0]["step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("transformer_engine.pytorch.optimizers.fused_adam", "Transformer Engine's fused"),
+        ("apex.optimizers.fused_adam", "Apex's fused"),
+    ],
+)
+def test_a_fused_adam_that_megatron_core_found_is_left_and_named(
+    module: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = type("FusedAdam", (), {"__module__": module})
+    monkeypatch.setattr(optimizers, "Adam", fused)
+    monkeypatch.setattr(optimizers, "USING_PYTORCH_OPTIMIZER", False)
+    assert choose_adam() == name
+    assert optimizers.Adam is fused
