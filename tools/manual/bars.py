@@ -26,8 +26,9 @@ def bar_chart(
     names: Sequence[str],
     limit: float | None = None,
     limit_name: str = "",
+    missing: str = "",
 ) -> Drawing:
-    """Bars from zero on one scale, with their values behind them, and a line at a limit."""
+    """Bars from zero on one scale, with their values or `missing` behind them, and a line at a limit."""
     largest = max([value for bar in bars for value in bar.values if value is not None] + [limit or 0.0])
     boxes: list[Box] = []
     words = [Word(14, 24, title, 14.0, True)]
@@ -40,9 +41,11 @@ def bar_chart(
         words.append(Word(14, middle + 4, bar.label))
         for number, value in enumerate(bar.values):
             length = 0.0 if value is None else max(1.0, WIDTH * value / largest)
-            boxes.append(Box(LEFT, y, length, THICKNESS - 1, COLOURS[number]))
-            text = "out of memory" if value is None else f"{value:.4g}"
-            words.append(Word(LEFT + length + 5, y + THICKNESS - 2, text, 10.0))
+            text = missing if value is None else f"{value:.4g}"
+            if length:
+                boxes.append(Box(LEFT, y, length, THICKNESS - 1, COLOURS[number]))
+            if text:
+                words.append(Word(LEFT + length + 5, y + THICKNESS - 2, text, 10.0))
             y += THICKNESS
         y += GAP
     if limit is not None:

@@ -82,6 +82,7 @@ def _memory() -> str:
             names=("published", "estimated here"),
             limit=CAPACITY,
             limit_name="80 GB",
+            missing="out of memory",
         )
     )
 

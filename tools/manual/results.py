@@ -59,10 +59,11 @@ def section(result: Result) -> str:
 
 
 def plot(result: Result) -> str:
-    """The chosen figures as bars."""
+    """The chosen figures as bars, of the rows that have any."""
     bars = [
         Bar(label=str(row.get(result.label, "")), values=[row.get(key) for key in result.bars])
         for row in result.rows
+        if row.keys() & set(result.bars)
     ]
     names = [key.replace("_", " ") for key in result.bars]
     return to_svg(bar_chart(result.title, bars, names=names))
