@@ -86,6 +86,15 @@ def start(rank: int, port: int, flags: str, **environment: str) -> subprocess.Po
     )
 
 
+def said_by(process: subprocess.Popen[str], *, timeout_seconds: float) -> str:
+    """Its errors, once it has ended; nothing of it is left."""
+    try:
+        return process.communicate(timeout=timeout_seconds)[1]
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
 def port() -> int:
     with socket.socket() as probe:
@@ -96,7 +105,7 @@ def port() -> int:
 def test_two_processes_with_different_flags_end_with_one_message(port: int, tmp_path: Path) -> None:
     run_dir = f"--run-dir {tmp_path}"
     processes = [start(0, port, run_dir), start(1, port, f"{run_dir} --lr 2e-3")]
-    told = [process.communicate(timeout=300)[1] for process in processes]
+    told = [said_by(process, timeout_seconds=300) for process in processes]
     assert [process.returncode for process in processes] == [2, 2], told
     assert "--lr is 0.001 on rank 0" in told[0]
     assert "but 0.002 on rank 1" in told[0]
@@ -107,7 +116,7 @@ def test_two_processes_with_different_flags_end_with_one_message(port: int, tmp_
 def test_a_rendezvous_nobody_holds_is_named_within_the_timeout(port: int, tmp_path: Path) -> None:
     started_at = time.monotonic()
     process = start(1, port, f"--run-dir {tmp_path}")
-    _, told = process.communicate(timeout=400)
+    told = said_by(process, timeout_seconds=400)
     assert process.returncode == 1
     assert f"127.0.0.1:{port} within 60 s" in told
     assert time.monotonic() - started_at < 300, "a minute, and a start on a busy machine"
