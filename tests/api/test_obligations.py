@@ -117,12 +117,15 @@ def evaluations_and_changes() -> None:
             forbidden = _forbidden if is_chunked else None
             found = [step_of(function, parts, script), gradients(parts)]
             parts[0].config.grad_sync_func = parts[0].config.param_sync_func = forbidden
+            finalize = parts[0].config.finalize_model_grads_func
+            parts[0].config.finalize_model_grads_func = _forbidden
             before = gradients(parts)
             found.append(_evaluate(function, parts, script))
             assert_equal(gradients(parts), {name: torch.zeros_like(each) for name, each in before.items()})
             collected = replace(script, step="logits")
             found.append(step_of(function, parts, collected, forward_only=True, collect_non_loss_data=True))
             parts[0].config.grad_sync_func = parts[0].config.param_sync_func = None
+            parts[0].config.finalize_model_grads_func = finalize
             for count in (1, 4):
                 found.append(step_of(function, parts, script, num_microbatches=count))
             results[is_chunked] = found
@@ -130,7 +133,7 @@ def evaluations_and_changes() -> None:
     assert_equal(results[True], results[False])
 
 
-def _forbidden(parameters: object) -> None:
+def _forbidden(*arguments: object, **options: object) -> None:
     raise AssertionError("called in a forward-only step")
 
 

@@ -78,6 +78,11 @@ def test_the_lengths_that_a_script_names_fit(script: str, variables: str) -> Non
 @pytest.mark.parametrize("path", CLUSTER_SCRIPTS, ids=lambda path: path.stem)
 def test_the_models_own_code_runs_on_tensors_without_memory(path: Path) -> None:
     flags, world_size = command_in(dry_run(path.name))
+    for flag in ("--save", "--load", "--save-interval"):  # this machine's disk need not hold the checkpoints
+        if flag in flags:
+            at = flags.index(flag)
+            del flags[at : at + 2]
+    flags = [flag for flag in flags if flag not in ("--exit-signal-handler", "--finetune")]
     command = [sys.executable, "pretrain_gpt.py", "--dry-run", "--world-size", str(world_size)]
     done = subprocess.run(
         [*command, *flags, *MOCK.split()], cwd=ROOT, capture_output=True, text=True, check=False
