@@ -10,6 +10,7 @@ from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.training.build import build
 from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.prepare import prepare
+from megatron.seq1f1b.training.steps import LOSS, loss_sum
 from tests.harness import run_distributed
 from tests.parity.layouts import COMMON, GPT2_LIKE, LLAMA_LIKE, largest_difference, run_steps
 
@@ -77,6 +78,13 @@ def test_packed_documents(shape: str) -> None:
     """Three stages' worth of parts: those in the middle must know the documents, too."""
     documents = "--reset-attention-mask --reset-position-ids --eod-mask-loss"
     check(shape, f"{documents} --pipeline-schedule seq1f1b", documents, CHUNKED)
+
+
+def test_the_loss_counts_what_the_mask_counts_up_to_the_last_token() -> None:
+    mask = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]])
+    total, count, log = loss_sum(mask, torch.arange(1.0, 9.0).view(2, 4))
+    assert (total.item(), count.item()) == (1 + 3 + 6 + 7, 4)
+    assert log[LOSS].tolist() == [17.0, 4.0]
 
 
 PER_TOKEN = "--calculate-per-token-loss --eod-mask-loss"
