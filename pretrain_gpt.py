@@ -17,6 +17,8 @@ from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
 
 _SECONDS_FOR_RANK_0 = 3.0
+_INTERRUPTED = 130
+"""What shells make of a program that Ctrl-C ended."""
 
 
 def main(arguments: list[str]) -> int:
@@ -48,6 +50,11 @@ def main(arguments: list[str]) -> int:
     except Seq1F1BError as error:
         print(f"pretrain_gpt.py: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
         return 1
+    except KeyboardInterrupt:
+        if is_first:
+            said = "interrupted; with --exit-signal-handler a run saves and ends after the step instead"
+            print(f"pretrain_gpt.py: {said}", file=sys.stderr, flush=True)
+        return _INTERRUPTED
     return 0
 
 
