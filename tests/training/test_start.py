@@ -94,6 +94,14 @@ def test_a_disk_too_small_for_one_checkpoint_is_refused(
     assert find(f"--save {tmp_path} --no-save-optim") is None
 
 
+def test_a_dry_run_says_that_this_disk_is_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("megatron.seq1f1b.training.checkpoint.start.free_bytes", lambda root: 1_000_000)
+    assert find(f"--save {tmp_path} --dry-run") is None
+    assert "this machine's disk would be too small: --save" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "extra", ["--bf16 --no-load-optim", "--bf16 --finetune", "--finetune --global-batch-size 6"]
 )

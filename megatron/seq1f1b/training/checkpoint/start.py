@@ -69,7 +69,10 @@ def _check_flags(run: Run) -> None:
 
 
 def _check_room(run: Run, root: Path) -> None:
-    """One checkpoint fits on the disk, counted low: weights of layers and vocabulary, Adam's two averages."""
+    """One checkpoint fits on the disk, counted low: weights of layers and vocabulary, Adam's two averages.
+
+    A dry run only says so: the disk that it sees need not be the run's.
+    """
     dimensions, training = run.dimensions, run.config.training
     tables = 2 if run.config.model.untie_embeddings_and_output_weights else 1
     vocabulary = tables * dimensions.padded_vocab_size * dimensions.hidden_size
@@ -77,12 +80,16 @@ def _check_room(run: Run, root: Path) -> None:
     is_half = training.bf16 or training.fp16
     bytes_each = (2 if is_half else 4) + (0 if run.config.checkpoint.no_save_optim else 12 if is_half else 8)
     needed, free = parameters * bytes_each, free_bytes(root)
-    if needed > free:
-        raise ConfigurationError(
-            f"--save {root} has room for {free / 1e9:,.1f} GB, and a checkpoint of {parameters / 1e6:,.1f} M "
-            f"parameters takes {needed / 1e9:,.1f} GB at least; make room, or leave the optimizer's state "
-            "out with --no-save-optim"
-        )
+    if needed <= free:
+        return
+    shortage = (
+        f"--save {root} has room for {free / 1e9:,.1f} GB, and a checkpoint of {parameters / 1e6:,.1f} M "
+        f"parameters takes {needed / 1e9:,.1f} GB at least; make room, or leave the optimizer's state "
+        "out with --no-save-optim"
+    )
+    if not run.config.dry_run.dry_run:
+        raise ConfigurationError(shortage)
+    say(f"this machine's disk would be too small: {shortage}")
 
 
 def _check_position(run: Run, folder: Path, manifest: Manifest) -> None:
