@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron.seq1f1b.errors import ConfigurationError
-from megatron.seq1f1b.model.flops import ModelDimensions, backward_flops, forward_flops, partition_costs
+from megatron.seq1f1b.model.flops import (
+    ModelDimensions,
+    backward_flops,
+    forward_flops,
+    partition_costs,
+    window_of,
+)
 from megatron.seq1f1b.partition import (
     PARTITION_STRATEGIES,
     Window,
@@ -186,3 +192,8 @@ def test_costs_that_cannot_be_balanced_are_refused(linear: float, attention: flo
 def test_an_unknown_strategy_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ConfigurationError, match="uniform does not exist; use one of average, uniform_comp"):
         partition("uniform", seq_length=64, chunks=2)
+
+
+def test_a_window_that_reaches_all_keys_is_none() -> None:
+    assert window_of((-1, 0), None, num_layers=4) is None
+    assert window_of((32, 0), 2, num_layers=4) == Window(keys=33, windowless_share=0.5)

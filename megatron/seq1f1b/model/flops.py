@@ -115,9 +115,10 @@ def window_of(
 ) -> Window | None:
     """Megatron-Core's `window_size` (keys before a query, and after it) and `window_attn_skip_freq`.
 
-    Every `skip_freq`-th layer attends without the window; a sequence names those with it.
+    Every `skip_freq`-th layer attends without the window; a sequence names those with it. Fewer than
+    0 keys before a query means all of them.
     """
-    if not window_size:
+    if not window_size or window_size[0] < 0:
         return None
     without = 0
     if isinstance(skip_freq, int):
