@@ -1,4 +1,4 @@
-"""Runs a small GPT under any layout and returns its loss and every gradient of the whole model.
+"""Runs a small GPT under any layout and returns its losses and every gradient of the whole model.
 
 Gradients come back under their names in the whole model and put together over tensor-parallel
 ranks, so that any layout can be compared with one process.
@@ -18,6 +18,7 @@ from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.model.initialization import global_parameters
 from megatron.seq1f1b.training.build import Trained, build
 from megatron.seq1f1b.training.distributed import join
+from megatron.seq1f1b.training.evaluation import evaluate
 from megatron.seq1f1b.training.prepare import Run, prepare
 from megatron.seq1f1b.training.samples import data_settings
 from megatron.seq1f1b.training.steps import (
@@ -49,6 +50,8 @@ class Outcome:
 
     loss: float
     grads: dict[str, torch.Tensor]
+    validation_loss: float | None = None
+    """Of the samples after the step's, where `--eval-iters` asks for it."""
 
 
 def run_steps(layouts: tuple[str, ...], dtype: torch.dtype) -> list[Outcome]:
@@ -64,18 +67,24 @@ def run_step(flags: str, dtype: torch.dtype) -> Outcome | None:
     try:
         trained = build(run, params_dtype=dtype)
         iterators = data_iterators(run, training_data(run, num_samples=64))
-        losses = gradients(run, trained, make_forward_backward(run), iterators)
+        forward_backward = make_forward_backward(run)
+        losses = gradients(run, trained, forward_backward, iterators)
         if run.config.parallel.use_distributed_optimizer:
             _gather_reduced_shards(trained)
         grads = _whole_gradients(run, trained)
         total = _pipeline_sum(sum((loss[LOSS] for loss in losses), torch.zeros(2)).double())
+        validation_loss = None
+        if run.config.training.eval_iters > 0:
+            validation_loss = evaluate(run, trained, forward_backward, iterators)
     finally:
         parallel_state.destroy_model_parallel()
     everyone: list[object] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, grads)
     if dist.get_rank() != 0:
         return None
-    return Outcome(loss=float(total[0] / total[1]), grads=_assemble(everyone))
+    return Outcome(
+        loss=float(total[0] / total[1]), grads=_assemble(everyone), validation_loss=validation_loss
+    )
 
 
 def training_data(run: Run, *, num_samples: int) -> SampleDataset:
@@ -142,7 +151,7 @@ def _pipeline_sum(value: torch.Tensor) -> torch.Tensor:
 
 
 def largest_difference(left: Outcome, right: Outcome, *, floor: float = 0.0) -> tuple[float, str]:
-    """Largest relative difference of a gradient (by its norm), and whose it is.
+    """Largest relative difference of a loss or of a gradient (by its norm), and whose it is.
 
     A gradient below `floor` times the largest one counts as that much: those that are zero but for
     rounding, as of a bias that all keys share, have no relative difference worth the name.
@@ -150,6 +159,9 @@ def largest_difference(left: Outcome, right: Outcome, *, floor: float = 0.0) -> 
     assert left.grads.keys() == right.grads.keys()
     least = max(1e-30, floor * max(grad.norm().item() for grad in right.grads.values()))
     worst = (abs(left.loss - right.loss) / abs(right.loss), "loss")
+    if left.validation_loss is not None and right.validation_loss is not None:
+        difference = abs(left.validation_loss - right.validation_loss) / abs(right.validation_loss)
+        worst = max(worst, (difference, "validation loss"))
     for name, grad in right.grads.items():
         rows = min(len(grad), len(left.grads[name]))
         difference = (left.grads[name][:rows] - grad[:rows]).norm() / grad.norm().clamp(min=least)
