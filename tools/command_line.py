@@ -1,10 +1,16 @@
-"""How the small commands read their command line, and how they end."""
+"""How the commands read their command line, and how they end."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
-from typing import NoReturn
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from megatron.seq1f1b.errors import Seq1F1BError
 
 
 def end_by_signals() -> None:
@@ -13,12 +19,33 @@ def end_by_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def run(main: Callable[[], int | None], *, in_own_words: Callable[[str], str] = str) -> NoReturn:
+    """Run a command and end with its status: 2, and one line of rank 0, for what it refuses.
+
+    Refused are our own errors, and files of the user's that cannot be read or written.
+    """
+    try:
+        sys.exit(main())
+    except Seq1F1BError as error:
+        said = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        said = f"{error.filename}: {error.strerror}"
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{Path(sys.argv[0]).name}: {in_own_words(said)}", file=sys.stderr)
+    sys.exit(2)
+
+
 class Parser(argparse.ArgumentParser):
     """Helps with the command's own text, and says what is wrong in one line, without the usage."""
 
-    def __init__(self, description: str | None) -> None:
+    def __init__(self, description: str | None = None, **options: Any) -> None:
         super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
         )
 
     def error(self, message: str) -> NoReturn:

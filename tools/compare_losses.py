@@ -16,20 +16,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megatron.seq1f1b.errors import DataError, Seq1F1BError
+from megatron.seq1f1b.errors import DataError
 from megatron.seq1f1b.planning.chart import Curve, draw_losses
 from megatron.seq1f1b.planning.drawing import to_svg
 from megatron.seq1f1b.planning.png import to_png
-from tools.command_line import end_by_signals
+from tools.command_line import Parser, end_by_signals, run
 
 METRICS = "metrics.jsonl"
 
 
 def main() -> int:
     """Read the command line, compare, say it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -43,12 +41,7 @@ def main() -> int:
     )
     parser.add_argument("--tolerance", type=_tolerance, help="fail where a relative difference is larger")
     parser.add_argument("--plot", type=Path, help="draw the curves: FILE.svg, or FILE.png with the viz extra")
-    options = parser.parse_args()
-    try:
-        return compare(options)
-    except (OSError, Seq1F1BError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return compare(parser.parse_args())
 
 
 def _tolerance(text: str) -> float:
@@ -158,4 +151,4 @@ def _plot(path: Path, curves: dict[str, dict[int, float]], metric: str) -> None:
 
 if __name__ == "__main__":
     end_by_signals()
-    sys.exit(main())
+    run(main)

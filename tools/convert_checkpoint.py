@@ -11,41 +11,37 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
+from megatron.seq1f1b.errors import ConfigurationError
+from tools.command_line import Parser, run
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Convert; 1 when the logits differ by more than --tolerance, 2 when it cannot be done."""
-    options = make_parser().parse_args(arguments)
+def main() -> int:
+    """Convert; 1 when the logits differ by more than --tolerance."""
+    options = _parser().parse_args()
     from megatron.seq1f1b.upstream import prepare_megatron_core
 
-    try:
-        prepare_megatron_core()
-        from megatron.seq1f1b.training.checkpoint.huggingface import convert, logits
+    prepare_megatron_core()
+    from megatron.seq1f1b.training.checkpoint.huggingface import convert, logits
 
-        if options.check_logits:
-            logits.check_transformers()
-        if options.command == "to-hf":
-            ours, theirs = convert.find(options.load, step=options.ckpt_step), options.output
-            if theirs.is_file():
-                raise ConfigurationError(f"--output {theirs} is a file; name a folder")
-            convert.to_hugging_face(*ours, theirs, max_bytes=int(options.max_shard_gb * 1e9))
-            print(f"wrote {theirs}")
-        else:
-            theirs = options.input
-            print(f"wrote {convert.from_hugging_face(theirs, options.save)}")
-            ours = convert.find(options.save, step=0)
-        if not options.check_logits:
-            return 0
-        found = logits.compare_logits(*ours, theirs)
-    except (Seq1F1BError, ImportError, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return 2
+    if options.check_logits:
+        logits.check_transformers()
+    if options.command == "to-hf":
+        ours, theirs = convert.find(options.load, step=options.ckpt_step), options.output
+        if theirs.is_file():
+            raise ConfigurationError(f"--output {theirs} is a file; name a folder")
+        convert.to_hugging_face(*ours, theirs, max_bytes=int(options.max_shard_gb * 1e9))
+        print(f"wrote {theirs}")
+    else:
+        theirs = options.input
+        print(f"wrote {convert.from_hugging_face(theirs, options.save)}")
+        ours = convert.find(options.save, step=0)
+    if not options.check_logits:
+        return 0
+    found = logits.compare_logits(*ours, theirs)
     print(
         f"largest difference of logits: {found.largest_difference:.3g} "
         f"(largest logit {found.largest_logit:.3g}, tolerance {options.tolerance:g})"
@@ -53,11 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if found.largest_difference <= options.tolerance else 1
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     there = commands.add_parser("to-hf", help="a checkpoint of ours as a model of Hugging Face's")
     there.add_argument("--load", type=Path, required=True, help="the --save folder of a run")
@@ -74,4 +67,4 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    run(main)

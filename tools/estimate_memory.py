@@ -11,33 +11,27 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron.seq1f1b.config import parse_arguments, with_config_files
-from megatron.seq1f1b.errors import Seq1F1BError
 from megatron.seq1f1b.planning.from_run import estimate_run
 from megatron.seq1f1b.training.dry_run import world_size_of
 from megatron.seq1f1b.training.prepare import prepare
-from tools.command_line import end_by_signals
+from tools.command_line import end_by_signals, run
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the estimate; 2 when the run could not start."""
+def main() -> None:
+    """Print the estimate."""
+    arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
-    try:
-        config = parse_arguments([*with_config_files(arguments), "--dry-run"])
-        report = estimate_run(prepare(config, world_size=world_size_of(config, os.environ)))
-    except Seq1F1BError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return 2
+    config = parse_arguments([*with_config_files(arguments), "--dry-run"])
+    report = estimate_run(prepare(config, world_size=world_size_of(config, os.environ)))
     print(report.to_json() if config.dry_run.format == "json" else report.to_table())
-    return 0
 
 
 if __name__ == "__main__":
     end_by_signals()
-    raise SystemExit(main(sys.argv[1:]))
+    run(main)

@@ -8,12 +8,16 @@ crashed. What the other processes say after the first has gone, that their conne
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from megatron.seq1f1b.errors import DataError
+from tools.command_line import Parser, end_by_signals, run
 
 OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|can't allocate memory|oom.kill|MemoryError|Cannot allocate memory",
@@ -97,20 +101,17 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 
 
-def main() -> int:
+def main() -> None:
     """Read the command line, print the reason."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("run_dir", type=Path, help="the folder that --run-dir named")
     run_dir: Path = parser.parse_args().run_dir
     if not run_dir.is_dir():
-        print(f"error: there is no folder {run_dir}; name the --run-dir of a run", file=sys.stderr)
-        return 2
+        raise DataError(f"there is no folder {run_dir}; name the --run-dir of a run")
     failure = explain(run_dir)
     print(f"{failure.kind}: {failure.reason}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_by_signals()
+    run(main)

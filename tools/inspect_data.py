@@ -15,35 +15,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from tqdm import tqdm
 
-from megatron.seq1f1b.data.command import run_command
 from megatron.seq1f1b.data.indexed import IndexedFiles
 from megatron.seq1f1b.data.inspection import statistics, verify_ids, verify_index
 from megatron.seq1f1b.data.tokenizers import TOKENIZER_TYPES, Tokenizer, build_tokenizer
-from tools.command_line import end_by_signals
+from tools.command_line import Parser, end_by_signals, run
 
 
-def main() -> int:
+def main() -> None:
     """Read the command line, check the index, show the pair, walk its ids if asked to."""
     arguments = _parser().parse_args()
-
-    def command() -> None:
-        tokenizer = _tokenizer(arguments)
-        files = IndexedFiles(arguments.prefix.removesuffix(".bin").removesuffix(".idx"))
-        verify_index(files)
-        print(f"{files.prefix}: ids are {files.header.dtype.name}")
-        print("\n".join(statistics(files).lines()))
-        for index in np.linspace(0, files.num_documents - 1, num=arguments.samples, dtype=int):
-            _show(files, int(index), tokenizer, num_tokens=arguments.sample_tokens)
-        if arguments.verify:
-            _verify(files, tokenizer)
-
-    return run_command(command)
+    tokenizer = _tokenizer(arguments)
+    files = IndexedFiles(arguments.prefix.removesuffix(".bin").removesuffix(".idx"))
+    verify_index(files)
+    print(f"{files.prefix}: ids are {files.header.dtype.name}")
+    print("\n".join(statistics(files).lines()))
+    for index in np.linspace(0, files.num_documents - 1, num=arguments.samples, dtype=int):
+        _show(files, int(index), tokenizer, num_tokens=arguments.sample_tokens)
+    if arguments.verify:
+        _verify(files, tokenizer)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("prefix", help="path of the pair without .bin or .idx")
     parser.add_argument("--samples", type=int, default=3, help="documents to show, spread evenly")
     parser.add_argument("--sample-tokens", type=int, default=64, help="ids shown of each")
@@ -89,4 +82,4 @@ def _verify(files: IndexedFiles, tokenizer: Tokenizer | None) -> None:
 
 if __name__ == "__main__":
     end_by_signals()
-    sys.exit(main())
+    run(main)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from megatron.seq1f1b.config import make_parser
 from megatron.seq1f1b.config.megatron_flag_lists import ACCEPTED, REFUSED, by_flag
+from tools.command_line import Parser, run
 
 HEAD = """# Flags
 
@@ -37,18 +38,11 @@ Any other flag is refused with the nearest one that exists.
 """
 
 
-def main() -> int:
+def main() -> None:
     """Write the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="where the page is written")
-    output: Path = parser.parse_args().output
-    try:
-        output.write_text(page(), encoding="utf-8")
-    except OSError as error:
-        parser.error(f"--output {output} cannot be written: {error.strerror}")
-    return 0
+    parser.parse_args().output.write_text(page(), encoding="utf-8")
 
 
 def page() -> str:
@@ -93,4 +87,4 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

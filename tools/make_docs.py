@@ -12,7 +12,6 @@ makes everything anew. A test fails where a part is not what this command makes 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -23,6 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from megatron.seq1f1b.errors import DataError
+from tools.command_line import Parser, run
 from tools.list_flags import page as flags_page
 from tools.manual.pictures import PICTURES
 from tools.manual.results import Result, plot, read_results, section
@@ -63,7 +64,7 @@ def record(name: str, command: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     rows = [row_of(line) for line in done.stdout.splitlines() if "{" in line]
     if not rows:
-        raise SystemExit(f"{command} printed no JSON object")
+        raise DataError(f"{command} printed no JSON object")
     path = RESULTS / f"{name}.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     kept = {
@@ -94,11 +95,9 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def main() -> int:
+def main() -> None:
     """Record what was asked for, then write what has changed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--record", metavar="NAME", help="run the command behind -- and keep its figures")
     parser.add_argument("command", nargs="*", help="a benchmark, behind --")
     arguments = parser.parse_args()
@@ -111,8 +110,7 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             print(path.relative_to(ROOT))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -13,39 +13,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from megatron.seq1f1b.data.command import run_command
 from megatron.seq1f1b.data.corpus import write_sample_corpus
+from megatron.seq1f1b.data.stops import stoppable
+from tools.command_line import Parser, run
 
 
-def main() -> int:
+def main() -> None:
     """Read the command line, write the corpus, say what it holds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="the JSON lines file to write")
     parser.add_argument("--json-key", default="content", help="the key that holds the text")
     parser.add_argument("--megabytes", type=_megabytes, default=30.0, help="text to collect, in MB")
     arguments = parser.parse_args()
 
-    def command() -> None:
-        total = int(arguments.megabytes * 1e6)
-        with tqdm(total=total, unit="B", unit_scale=True, desc="sample corpus") as bar:
-            summary = write_sample_corpus(
-                arguments.output, json_key=arguments.json_key, num_bytes=total, advance=bar.update
-            )
-        print(
-            f"{arguments.output}: {summary.num_documents} documents, "
-            f"{summary.num_text_bytes / 1e6:.1f} MB of Python source"
+    total = int(arguments.megabytes * 1e6)
+    with stoppable(), tqdm(total=total, unit="B", unit_scale=True, desc="sample corpus") as bar:
+        summary = write_sample_corpus(
+            arguments.output, json_key=arguments.json_key, num_bytes=total, advance=bar.update
         )
-        if summary.num_library_documents:
-            print(
-                f"{summary.num_library_documents} of them are sources of installed packages: "
-                "the standard library alone is smaller than asked for"
-            )
-        if summary.num_text_bytes < total:
-            print(f"that is all there is; {arguments.megabytes:g} MB were asked for")
-
-    return run_command(command)
+    print(
+        f"{arguments.output}: {summary.num_documents} documents, "
+        f"{summary.num_text_bytes / 1e6:.1f} MB of Python source"
+    )
+    if summary.num_library_documents:
+        print(
+            f"{summary.num_library_documents} of them are sources of installed packages: "
+            "the standard library alone is smaller than asked for"
+        )
+    if summary.num_text_bytes < total:
+        print(f"that is all there is; {arguments.megabytes:g} MB were asked for")
 
 
 def _megabytes(text: str) -> float:
@@ -56,4 +52,4 @@ def _megabytes(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -20,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.partition import partition
-from tools.command_line import Parser
+from tools.command_line import Parser, run
 
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 SMALLEST_BYTES = 4
@@ -131,23 +131,17 @@ def measure(arguments: argparse.Namespace, stages: int, sizes: list[int]) -> dic
     return {"backend": backend, "world_size": len(hosts), "stages": stages, "links": links}
 
 
-def main() -> int:
-    """Write what was measured; 2 when it cannot be."""
+def main() -> None:
+    """Write what was measured."""
     arguments = parse_arguments()
-    try:
-        found = measure(arguments, stages_of(arguments), message_bytes(arguments))
-        if found is not None:
-            text = json.dumps(found, indent=2) + "\n"
-            if arguments.output is not None:
-                arguments.output.write_text(text, encoding="utf-8")
-            else:
-                sys.stdout.write(text)
-    except (Seq1F1BError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    found = measure(arguments, stages_of(arguments), message_bytes(arguments))
+    if found is not None:
+        text = json.dumps(found, indent=2) + "\n"
+        if arguments.output is not None:
+            arguments.output.write_text(text, encoding="utf-8")
+        else:
+            sys.stdout.write(text)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run(main)

@@ -17,14 +17,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.memory import Recompute
 from megatron.seq1f1b.planning.candidates import Candidate, Problem
 from megatron.seq1f1b.planning.devices import load_device
 from megatron.seq1f1b.planning.links import read_links
 from megatron.seq1f1b.planning.models import MODELS, named_model
 from megatron.seq1f1b.planning.search import Outcome, search
-from tools.command_line import Parser, end_by_signals
+from tools.command_line import Parser, end_by_signals, run
 
 HEADER = ("", "step s", "tokens/s", "MFU", "GB", "bubble", "schedule", "tp", "pp", "dp", "v", "k", "m", "cut")
 
@@ -161,19 +161,14 @@ def as_json(problem: Problem, outcomes: list[Outcome]) -> str:
     return json.dumps({"device": problem.device.name, "source": problem.device.source, "best": shown})
 
 
-def main() -> int:
-    """Search and print; 2 where nothing fits."""
+def main() -> None:
+    """Search and print; refused where nothing fits."""
     arguments = parse_arguments()
-    try:
-        problem = problem_of(arguments)
-        outcomes = search(problem, best=arguments.best)
-    except Seq1F1BError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return 2
+    problem = problem_of(arguments)
+    outcomes = search(problem, best=arguments.best)
     print(as_json(problem, outcomes) if arguments.format == "json" else as_table(problem, outcomes))
-    return 0
 
 
 if __name__ == "__main__":
     end_by_signals()
-    raise SystemExit(main())
+    run(main)

@@ -17,25 +17,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megatron.seq1f1b.data.command import run_command
 from megatron.seq1f1b.data.preprocess import PreprocessSettings, preprocess
+from megatron.seq1f1b.data.stops import stoppable
 from megatron.seq1f1b.data.tokenizers import TOKENIZER_TYPES, build_tokenizer
+from tools.command_line import Parser, run
 
 
-def main() -> int:
+def main() -> None:
     """Read the command line, prepare the data, say what was written."""
     arguments = _parser().parse_args()
-
-    def command() -> None:
-        print("\n".join(preprocess(_settings(arguments)).lines()))
-
-    return run_command(command)
+    with stoppable():
+        written = preprocess(_settings(arguments))
+    print("\n".join(written.lines()))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     _add_input_flags(parser)
     _add_tokenizer_flags(parser)
     _add_output_flags(parser)
@@ -131,4 +128,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

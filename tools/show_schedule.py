@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megatron.seq1f1b.errors import ConfigurationError, Seq1F1BError
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.partition import PARTITION_STRATEGIES
 from megatron.seq1f1b.planning.devices import load_device
 from megatron.seq1f1b.planning.drawing import to_svg
@@ -35,7 +35,7 @@ from megatron.seq1f1b.planning.shown import Shown, show_model, show_units
 from megatron.seq1f1b.planning.timeline import UNBROKEN, draw
 from megatron.seq1f1b.planning.trace import to_trace
 from megatron.seq1f1b.schedule import SCHEDULE_NAMES, Plan, make_plan, plan_from_csv, plan_to_csv
-from tools.command_line import Parser, end_by_signals
+from tools.command_line import Parser, end_by_signals, run
 
 FORMATS = ("grid", "csv", "json", "svg", "png", "trace", "html")
 ONE_PLAN = ("csv", "trace")
@@ -209,13 +209,6 @@ def rendered(arguments: argparse.Namespace, shown: Sequence[Shown]) -> str | byt
     return to_svg(drawing) if form == "svg" else to_png(drawing)
 
 
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise ConfigurationError(f"--output {path} cannot be written: {error.strerror}") from error
-
-
 def in_own_words(message: str) -> str:
     """A message that names flags of a run, with this tool's."""
     for of_run, own in {"--pipe-sp-splits": "--chunks", "--pipe-sp-strategy": "--strategy"}.items():
@@ -223,22 +216,17 @@ def in_own_words(message: str) -> str:
     return message
 
 
-def main() -> int:
-    """Write what was asked for; 2 when it cannot be had."""
+def main() -> None:
+    """Write what was asked for."""
     arguments = parse_arguments()
-    try:
-        written = rendered(arguments, shown_of(arguments, plans_of(arguments)))
-        data = written.encode() if isinstance(written, str) else written
-        if arguments.output is not None:
-            _write(arguments.output, data)
-        else:
-            sys.stdout.buffer.write(data)
-    except Seq1F1BError as error:
-        print(f"{Path(sys.argv[0]).name}: {in_own_words(str(error))}", file=sys.stderr)
-        return 2
-    return 0
+    written = rendered(arguments, shown_of(arguments, plans_of(arguments)))
+    data = written.encode() if isinstance(written, str) else written
+    if arguments.output is not None:
+        arguments.output.write_bytes(data)
+    else:
+        sys.stdout.buffer.write(data)
 
 
 if __name__ == "__main__":
     end_by_signals()
-    raise SystemExit(main())
+    run(main, in_own_words=in_own_words)

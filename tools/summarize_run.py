@@ -5,7 +5,6 @@ python tools/summarize_run.py runs/NAME
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import statistics
@@ -15,7 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.command_line import end_by_signals
+from megatron.seq1f1b.errors import DataError
+from tools.command_line import Parser, end_by_signals, run
 
 BARS = "▁▂▃▄▅▆▇█"
 CHART_WIDTH = 48
@@ -26,28 +26,27 @@ WARMUP_STEPS = 2
 Metrics = list[dict[str, Any]]
 
 
-def main() -> int:
+def main() -> None:
     """Read the command line, print the summary."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("run_dir", type=Path, help="the folder that --run-dir named")
     run_dir: Path = parser.parse_args().run_dir
-    path = run_dir / "metrics.jsonl"
-    if not path.is_file():
-        print(f"error: {path} does not exist; name the --run-dir of a run", file=sys.stderr)
-        return 2
-    metrics = read_metrics(run_dir)
-    if not metrics:
-        print(f"error: {path} is empty; the run ended before its first step", file=sys.stderr)
-        return 2
-    print("\n".join(summary(metrics, run_dir)))
-    return 0
+    print("\n".join(summary(read_metrics(run_dir), run_dir)))
 
 
 def read_metrics(run_dir: Path) -> Metrics:
-    """The rows of a run's metrics.jsonl, one per step."""
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    """The rows of a run's metrics.jsonl, one per step.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; name the --run-dir of a run")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    if not rows:
+        raise DataError(f"{path} is empty; the run ended before its first step")
+    return rows
 
 
 def summary(metrics: Metrics, run_dir: Path) -> list[str]:
@@ -102,4 +101,4 @@ def chart(values: list[float]) -> str:
 
 if __name__ == "__main__":
     end_by_signals()
-    sys.exit(main())
+    run(main)

@@ -27,10 +27,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron.seq1f1b.config import parse_arguments
-from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.errors import ConfigurationError, DataError
 from megatron.seq1f1b.schedule import check_schedule
 from megatron.seq1f1b.training.banner import predicted_bubble
 from megatron.seq1f1b.training.prepare import prepare
+from tools.command_line import Parser, run
 from tools.explain_failure import explain
 from tools.summarize_run import WARMUP_STEPS, read_metrics
 from tools.sweep_report import Result, write_report
@@ -167,7 +168,7 @@ def _without_strategy(settings: Settings) -> Settings:
 def numbers_of(folder: Path) -> dict[str, Any]:
     """What a run's metrics say, medians without the first steps, and its plan's bubble."""
     if not (folder / "metrics.jsonl").is_file():
-        raise SystemExit(f"error: {folder} has no metrics.jsonl: RUN_DIR must be a folder that all nodes see")
+        raise DataError(f"{folder} has no metrics.jsonl: RUN_DIR must be a folder that all nodes see")
     metrics = read_metrics(folder)
     timed = metrics[WARMUP_STEPS:] or metrics
     measured = [row["bubble_fraction"] for row in timed if row.get("bubble_fraction") is not None]
@@ -203,6 +204,20 @@ def _last_line(log: Path) -> str:
     return lines[-1].strip() if lines else "none"
 
 
+def _variable(text: str) -> tuple[str, str]:
+    name, _, values = text.partition("=")
+    if not name or not values.split():
+        raise argparse.ArgumentTypeError(f"{text!r} names no variable and its values, as in PP_SP='1 4'")
+    return name, values
+
+
+def _minutes(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise ConfigurationError(f"RUN_MINUTES={text} is not a number of minutes, as in 30") from None
+
+
 def _on_termination(number: int, frame: FrameType | None) -> None:
     """Whoever ends the sweep ends its run too, through `finally`; it has no result and is made again."""
     raise SystemExit(128 + number)
@@ -210,28 +225,27 @@ def _on_termination(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     """Run the sweep; 1 where a run failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder of runs and results"
     )
     parser.add_argument(
         "--vary",
         action="append",
-        default=[],
+        required=True,
+        type=_variable,
         metavar="NAME=VALUES",
         help="a variable of exp.sh and its values",
     )
     parser.add_argument("flags", nargs="*", help="after --, flags of pretrain_gpt.py")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _on_termination)
-    minutes = os.environ.get("RUN_MINUTES")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_termination)
     sweep = Sweep(
         arguments.output,
-        varied=dict(each.split("=", 1) for each in arguments.vary),
+        varied=dict(arguments.vary),
         flags=arguments.flags,
-        minutes=float(minutes) if minutes else None,
+        minutes=_minutes(os.environ.get("RUN_MINUTES")),
     )
     if os.environ.get("DRY_RUN") == "1":
         sweep.show()
@@ -243,4 +257,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -7,7 +7,6 @@ puts a sweep's table between the page's marks, and its plot beside the page as s
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import re
@@ -19,7 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from megatron.seq1f1b.errors import DataError
 from megatron.seq1f1b.planning.drawing import Box, Drawing, Word, to_svg
+from tools.command_line import Parser, run
 
 MIB = 2**20
 ROW, GAP, MARGIN, HEADING, BAR, PANEL = 30.0, 8.0, 14.0, 44.0, 170.0, 250.0
@@ -187,26 +188,19 @@ def insert(folder: Path, page: Path) -> None:
     table = (folder / "results.md").read_text(encoding="utf-8")
     marks = re.compile(r"(<!-- sweep -->\n).*(<!-- end of sweep -->)", re.S)
     if not marks.search(text):
-        raise SystemExit(f"error: {page} has no marks <!-- sweep --> and <!-- end of sweep -->")
+        raise DataError(f"{page} has no marks <!-- sweep --> and <!-- end of sweep -->")
     page.write_text(marks.sub(lambda found: found[1] + table + found[2], text), encoding="utf-8")
     shutil.copy(folder / "results.svg", page.parent / "sweep.svg")
 
 
-def main() -> int:
+def main() -> None:
     """Read the command line, put the table into the page."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="the folder of a sweep")
     parser.add_argument("--into", type=Path, required=True, metavar="PAGE", help="a Markdown page with marks")
     arguments = parser.parse_args()
-    try:
-        insert(arguments.folder, arguments.into)
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    return 0
+    insert(arguments.folder, arguments.into)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

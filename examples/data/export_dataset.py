@@ -13,7 +13,6 @@ wrote), or parquet files. Records are streamed: memory does not grow with the da
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -23,30 +22,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tqdm import tqdm
 
-from megatron.seq1f1b.data.command import run_command
 from megatron.seq1f1b.data.files import atomic_file
+from megatron.seq1f1b.data.stops import stoppable
 from megatron.seq1f1b.errors import ConfigurationError, DataError
+from tools.command_line import Parser, run
 
 Record = Mapping[str, object]
 
 
-def main() -> int:
+def main() -> None:
     """Read the command line, stream the records, say how many there were."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("source", nargs="+", help="name on the hub, folder, or parquet files")
     parser.add_argument("--split", default="train", help="split of the dataset")
     parser.add_argument("--columns", nargs="+", help="columns to keep; default: all")
     parser.add_argument("--output", type=Path, required=True, help="the JSON lines file to write")
     arguments = parser.parse_args()
 
-    def command() -> None:
+    with stoppable():
         records = load(arguments.source, split=arguments.split)
         count = export(records, arguments.output, columns=arguments.columns)
-        print(f"{arguments.output}: {count} records, {arguments.output.stat().st_size / 1e6:.1f} MB")
-
-    return run_command(command)
+    print(f"{arguments.output}: {count} records, {arguments.output.stat().st_size / 1e6:.1f} MB")
 
 
 def load(source: list[str], *, split: str) -> Iterable[Record]:
@@ -88,4 +84,4 @@ def export(records: Iterable[Record], output: Path, *, columns: list[str] | None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -71,7 +71,7 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, words: str, message: st
     done = compare(tmp_path, words)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith("compare_losses.py: ")
     assert message in done.stderr
 
 

@@ -52,12 +52,12 @@ def test_ids_beyond_the_vocabulary_fail_verification(tmp_path: Path) -> None:
     prefix = write_pair(tmp_path / "pair", [[5, 1000]])
     assert inspect(prefix, "--verify").returncode == 0
     run = inspect(prefix, "--verify", *BPE_FLAGS)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "token 1 has id 1000, outside the vocabulary of 1000 ids" in run.stderr
 
 
 def test_missing_pair(tmp_path: Path) -> None:
     run = inspect(tmp_path / "none")
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "none.idx cannot be read" in run.stderr
     assert "Traceback" not in run.stderr

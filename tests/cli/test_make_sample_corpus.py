@@ -43,6 +43,6 @@ def test_size_must_be_above_zero(tmp_path: Path) -> None:
 
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     run = make(tmp_path, "--megabytes", "0.01", "--output", "/dev/null/corpus.jsonl")
-    assert run.returncode == 1
-    assert "error: /dev/null/corpus.jsonl cannot be written" in run.stderr
+    assert run.returncode == 2
+    assert "make_sample_corpus.py: /dev/null/corpus.jsonl cannot be written" in run.stderr
     assert "Traceback" not in run.stderr

@@ -36,8 +36,8 @@ def test_bad_line_is_refused_with_file_and_number(preprocess: Run, tmp_path: Pat
     line, message = BAD_LINES[name]
     (tmp_path / "in.jsonl").write_bytes(b'{"text": "1"}\n' + line + b'\n{"text": "2"}\n')
     status, printed = preprocess("--input", "in.jsonl", "--output-prefix", "out", *NULL_FLAGS)
-    assert status == 1
-    assert "error: in.jsonl, line 2: " in printed
+    assert status == 2
+    assert "preprocess_data.py: in.jsonl, line 2: " in printed
     assert message in printed
     assert "--skip-invalid" in printed
     assert "Traceback" not in printed
@@ -69,7 +69,7 @@ def test_bad_line_in_a_worker_is_refused_alike(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "in.jsonl, line 42: no key 'text'; the keys of this line are none" in run.stderr
     assert "Traceback" not in run.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
@@ -94,7 +94,7 @@ def test_refusals(
     if content is not None:
         (tmp_path / "in.jsonl").write_bytes(content)
     status, printed = preprocess("--input", "in.jsonl", "--output-prefix", "out", *NULL_FLAGS, *words)
-    assert status == 1
+    assert status == 2
     assert message in printed
     assert "Traceback" not in printed
     assert {path.name for path in tmp_path.iterdir()} <= {"in.jsonl"}
@@ -106,7 +106,7 @@ def test_compressed_file_cut_short_is_refused(preprocess: Run, tmp_path: Path, s
     packed = gzip.compress(raw) if suffix == ".gz" else zstandard.ZstdCompressor().compress(raw)
     (tmp_path / f"in{suffix}").write_bytes(packed[: len(packed) // 2])
     status, printed = preprocess("--input", f"in{suffix}", "--output-prefix", "out", *NULL_FLAGS)
-    assert status == 1
+    assert status == 2
     assert f"in{suffix}" in printed
     assert [path.name for path in tmp_path.iterdir()] == [f"in{suffix}"]
 
@@ -143,7 +143,7 @@ def test_full_disk_leaves_the_earlier_pair(tmp_path: Path, workers: str) -> None
         check=False,
         preexec_fn=limit_file_size,
     )
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "cannot be written: File too large" in run.stderr
     assert "Traceback" not in run.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out_text_document.bin"]

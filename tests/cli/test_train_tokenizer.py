@@ -56,7 +56,7 @@ def test_text_with_too_few_pairs_is_told(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path, content: str, words: list[str], message: str) -> None:
     (tmp_path / "in.jsonl").write_text(content)
     run = train(tmp_path, *words)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "bpe").exists()

@@ -45,6 +45,6 @@ def test_without_the_library_its_extra_is_named(tmp_path: Path) -> None:
     code += f"runpy.run_path({str(TOOL)!r}, run_name='__main__')"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "pip install .[data]" in run.stderr
     assert "Traceback" not in run.stderr

@@ -136,7 +136,7 @@ check_processes() {
 # set_flags FLAGS...: everything pretrain_gpt.py is told, in MODEL_FLAGS, DATA_FLAGS and RUN_FLAGS; FLAGS win.
 set_flags() {
   local listed
-  listed=$(python tools/named_model.py "$MODEL") || exit 2
+  listed=$(python tools/named_model.py "$MODEL" 2>&1) || refuse "MODEL=$MODEL: ${listed#named_model.py: }"
   mapfile -t MODEL_FLAGS <<<"$listed"
   [ -z "${NUM_LAYERS:-}" ] || MODEL_FLAGS+=(--num-layers "$NUM_LAYERS")
   [ -z "${HIDDEN_SIZE:-}" ] || MODEL_FLAGS+=(--hidden-size "$HIDDEN_SIZE")

@@ -15,9 +15,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from megatron.seq1f1b.data.command import STOP_SIGNALS, stops_at_once, stops_deferred
 from megatron.seq1f1b.data.preprocess.encode import EncodedBlock, Encoder
 from megatron.seq1f1b.data.preprocess.lines import LineBlock
+from megatron.seq1f1b.data.stops import STOP_SIGNALS, stops_at_once, stops_deferred
 from megatron.seq1f1b.errors import DataError
 
 _BLOCKS_PER_WORKER = 3

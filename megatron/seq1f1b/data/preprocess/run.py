@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from megatron.seq1f1b.data.command import raise_if_stopped, stops_deferred
 from megatron.seq1f1b.data.indexed import bin_path, idx_path
 from megatron.seq1f1b.data.pair_writer import PairWriter
 from megatron.seq1f1b.data.preprocess.encode import EncodedBlock, Encoder
@@ -16,6 +15,7 @@ from megatron.seq1f1b.data.preprocess.lines import find_inputs, input_bytes, lin
 from megatron.seq1f1b.data.preprocess.pool import encoded_blocks
 from megatron.seq1f1b.data.preprocess.progress import Progress
 from megatron.seq1f1b.data.preprocess.sentences import sentence_splitter
+from megatron.seq1f1b.data.stops import raise_if_stopped, stops_deferred
 from megatron.seq1f1b.data.tokenizers import Tokenizer
 from megatron.seq1f1b.errors import DataError
 

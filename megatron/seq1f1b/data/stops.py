@@ -1,35 +1,31 @@
-"""How the data commands end: one message and a status, never a traceback for a user's mistake."""
+"""How the data commands are stopped: at once, but for code that must not be left anywhere."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-from megatron.seq1f1b.errors import Seq1F1BError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _stopped_by: int | None = None
 _is_deferred = False
 
 
-def run_command(command: Callable[[], None]) -> int:
-    """Run `command` and return the exit status: 0, 1 for refused input, 130 or 143 if stopped.
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Within, a SIGTERM unwinds like Ctrl-C does, so that partial files are removed.
 
-    A SIGTERM unwinds like Ctrl-C does, so that partial files are removed.
+    Raises:
+        SystemExit: with 130 or 143, if stopped.
     """
     try:
         with _stop_signals_raise():
-            command()
-    except Seq1F1BError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            yield
     except _Stopped as stop:
         print(f"\nstopped by {signal.Signals(stop.number).name}; nothing was written", file=sys.stderr)
-        return 128 + stop.number
-    return 0
+        raise SystemExit(128 + stop.number) from None
 
 
 def raise_if_stopped() -> None:
