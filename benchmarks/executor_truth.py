@@ -4,10 +4,13 @@
 
 Real processes and real gloo messages run the plans; F, B, I and W wait for what the cost model
 says, 5 to 20 ms, uneven over chunks, with a heavier last stage. The simulator is given the latency of a
-message, measured in the same run between two idle ranks; `over_free_messages` says what the ratio
-is to a simulation in which messages take no time. The aim is a ratio of at most 1.05. A machine that
-runs other things ends waits late, whoever executes the plan: `over_measured_waits` is the ratio to a
-simulation with the mean times that the waits took.
+message, measured in the same rounds between two idle ranks; `over_free_messages` says what the ratio
+is to a simulation in which messages take no time. The aim is a ratio of at most 1.05.
+
+A machine that runs other things ends waits late, whoever executes the plan. So every round runs all
+plans in turn, and says what others took of the machine meanwhile; `late_waits` is how much longer the
+simulated step gets by the times that the waits took, and `over_measured_waits` what remains of the
+ratio, which is the executor's.
 """
 
 from __future__ import annotations
@@ -18,20 +21,21 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.distributed as dist
+from disturbance import Disturbance, median_and_spread
 
 from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.runtime.channels import Channels
 from megatron.seq1f1b.runtime.executor import Executor, Forwarded, Unit, channels_of
 from megatron.seq1f1b.runtime.messages import MessageBuffers
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
-from megatron.seq1f1b.schedule import ActionKind, Costs, Plan, add_communication, make_plan, simulate
+from megatron.seq1f1b.schedule import ActionKind, Channel, Costs, Plan, add_communication, make_plan, simulate
 from tests.harness import run_distributed
 
 FORWARD_SECONDS = (0.005, 0.006, 0.007, 0.0075)
@@ -112,59 +116,136 @@ def with_waits(costs: Costs, waits: ActionSeconds) -> Costs:
     )
 
 
-def measure(plan: Plan, rounds: int) -> tuple[list[float], ActionSeconds]:
-    """Makespan of several runs of a plan, in seconds, and how long its waits took on average."""
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One run of every plan, by its name."""
+
+    makespans: dict[str, float]
+    """Seconds."""
+    waits: dict[str, ActionSeconds]
+    """How long the waits of a plan took on average."""
+    latency: float
+    """Of a message, in seconds."""
+    disturbance: dict[str, float | None]
+    """Shares of the processors' time, the mean over processes."""
+
+
+def measure(plans: dict[str, Plan], rounds: int) -> list[Round]:
+    """Runs of all plans in turn, in one process group; a round before them is not kept."""
     torch.set_num_threads(1)
-    chunks = chunks_from(tuple(range(plan.num_chunks + 1)))
-    channels = Channels(channels_of(plan), pipeline_group=dist.group.WORLD)
-    makespans = []
-    timer = ActionTimer()
-    for _ in range(rounds + 1):
-        executor = Executor(
-            plan=plan,
-            rank=dist.get_rank(),
-            chunks=chunks,
-            program=WaitingProgram(costs_of(plan)),
-            channels=channels,
-            buffers=MessageBuffers(_new_message),
-            observer=timer,
+    every_channel = set().union(*map(channels_of, plans.values()))
+    channels = Channels(every_channel, pipeline_group=dist.group.WORLD)
+    there, back = Channel(0, 1, True), Channel(1, 0, False)
+    taken = []
+    for number in range(rounds + 1):
+        disturbance = Disturbance()
+        latency = measure_latency(channels, there, back)
+        makespans, waits = {}, {}
+        for name in list(plans) if number % 2 == 0 else list(plans)[::-1]:
+            makespans[name], waits[name] = run_once(plans[name], channels)
+        taken.append(
+            Round(
+                makespans=makespans,
+                waits=waits,
+                latency=latency,
+                disturbance=_mean_over_processes(disturbance.shares()),
+            )
         )
-        dist.barrier()
-        started_at = time.time()
-        executor.run()
-        span = torch.tensor([-started_at, time.time()], dtype=torch.float64)
-        dist.all_reduce(span, op=dist.ReduceOp.MAX)
-        makespans.append(float(span.sum()))
     channels.close()
-    return makespans[1:], timer.gathered(statistics.mean)
+    return taken[1:]
 
 
-def measure_latency(rounds: int) -> float:
-    """Seconds from the start of a send until its receiver has the message, of the same size."""
-    torch.set_num_threads(1)
-    plan = add_communication(make_plan("seq1f1b", stages=2, microbatches=1, chunks=1))
-    there, back = sorted(channels_of(plan))
-    channels = Channels([there, back], pipeline_group=dist.group.WORLD)
-    is_first = dist.get_rank() == there.source
+def run_once(plan: Plan, channels: Channels) -> tuple[float, ActionSeconds]:
+    """Makespan in seconds, from the first start to the last end, and how long the waits took."""
+    timer = ActionTimer()
+    executor = Executor(
+        plan=plan,
+        rank=dist.get_rank(),
+        chunks=chunks_from(tuple(range(plan.num_chunks + 1))),
+        program=WaitingProgram(costs_of(plan)),
+        channels=channels,
+        buffers=MessageBuffers(_new_message),
+        observer=timer,
+    )
+    dist.barrier()
+    started_at = time.time()
+    executor.run()
+    span = torch.tensor([-started_at, time.time()], dtype=torch.float64)
+    dist.all_reduce(span, op=dist.ReduceOp.MAX)
+    return float(span.sum()), timer.gathered(statistics.mean)
+
+
+def measure_latency(channels: Channels, there: Channel, back: Channel, *, pings: int = 20) -> float:
+    """Seconds from the start of a send until its receiver has the message, while nothing else runs."""
+    rank = dist.get_rank()
     seconds = []
-    for _ in range(rounds):
-        inbound = back if is_first else there
-        receive = channels.post_receive(inbound, torch.empty(MESSAGE), what="ping")
-        wait(0.004 if is_first else 0.0)
-        started_at = time.perf_counter()
-        if is_first:
+    dist.barrier()
+    for _ in range(pings):
+        if rank == there.source:
+            receive = channels.post_receive(back, torch.empty(MESSAGE), what="ping")
+            wait(0.004)
+            started_at = time.perf_counter()
             channels.send(there, torch.zeros(MESSAGE), what="ping")
             receive.wait()
             seconds.append((time.perf_counter() - started_at) / 2.0)
-        else:
-            receive.wait()
+        elif rank == there.destination:
+            channels.post_receive(there, torch.empty(MESSAGE), what="ping").wait()
             channels.send(back, torch.zeros(MESSAGE), what="ping")
-    channels.close()
+    dist.barrier()
     return statistics.median(seconds) if seconds else 0.0
+
+
+def _mean_over_processes(shares: dict[str, float | None]) -> dict[str, float | None]:
+    everyone: list[dict[str, float | None]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, shares)
+    known = {name: [each[name] for each in everyone if each[name] is not None] for name in shares}
+    return {name: round(statistics.mean(values), 4) if values else None for name, values in known.items()}
 
 
 def _new_message(chunk: Chunk) -> torch.Tensor:
     return torch.empty(MESSAGE)
+
+
+def plans_of(stages: int, microbatches: int, chunk_counts: Sequence[int]) -> dict[str, Plan]:
+    """The plans of every schedule of ours, with their messages."""
+    made = [
+        make_plan(
+            name, stages=stages, microbatches=microbatches, chunks=chunks, virtual_stages=virtual_stages
+        )
+        for name, virtual_stages in (("seq1f1b", 1), ("seq1f1b-interleaved", 2), ("seq1f1b-zb", 1))
+        for chunks in chunk_counts
+    ]
+    return {f"{plan.name} {plan.num_chunks}": add_communication(plan) for plan in made}
+
+
+def row_of(name: str, plan: Plan, rounds: list[Round]) -> dict[str, object]:
+    """The figures of one plan."""
+    latency = statistics.median(each.latency for each in rounds)
+    costs = replace(costs_of(plan), latency_seconds=latency)
+    simulated = simulate(plan, costs).makespan_seconds
+    free = simulate(plan, costs_of(plan)).makespan_seconds
+    measured = [each.makespans[name] for each in rounds]
+    waited = [simulate(plan, with_waits(costs, each.waits[name])).makespan_seconds for each in rounds]
+    ratios = [seconds / simulated for seconds in measured]
+    median, middle_half = median_and_spread(ratios)
+    return {
+        "schedule": plan.name,
+        "stages": plan.num_stages,
+        "microbatches": plan.num_microbatches,
+        "chunks": plan.num_chunks,
+        "virtual_stages": plan.num_virtual_stages,
+        "simulated_seconds": round(simulated, 4),
+        "measured_seconds": round(statistics.median(measured), 4),
+        "measured_over_simulated": median,
+        "middle_half": middle_half,
+        "best": round(min(ratios), 4),
+        "rounds": [round(ratio, 3) for ratio in ratios],
+        "over_free_messages": round(statistics.median(measured) / free, 4),
+        "late_waits": round(statistics.median(seconds / simulated for seconds in waited), 4),
+        "over_measured_waits": round(
+            statistics.median(a / b for a, b in zip(measured, waited, strict=True)), 4
+        ),
+    }
 
 
 def main() -> None:
@@ -173,40 +254,17 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=8)
     parser.add_argument("--microbatches", type=int, default=8)
     parser.add_argument("--chunks", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=16)
     arguments = parser.parse_args()
-    latency = run_distributed(measure_latency, 2, 100)[0]
-    print(json.dumps({"message_latency_seconds": round(latency, 6)}), flush=True)
-    for name, virtual_stages in (("seq1f1b", 1), ("seq1f1b-interleaved", 2), ("seq1f1b-zb", 1)):
-        for chunks in sorted({1, arguments.chunks}):
-            plan = add_communication(
-                make_plan(
-                    name,
-                    stages=arguments.stages,
-                    microbatches=arguments.microbatches,
-                    chunks=chunks,
-                    virtual_stages=virtual_stages,
-                )
-            )
-            free = simulate(plan, costs_of(plan)).makespan_seconds
-            costs = replace(costs_of(plan), latency_seconds=latency)
-            simulated = simulate(plan, costs).makespan_seconds
-            measured, waits = run_distributed(measure, arguments.stages, plan, arguments.rounds)[0]
-            waited = simulate(plan, with_waits(costs, waits))
-            median = statistics.median(measured)
-            result = {
-                "schedule": name,
-                "stages": arguments.stages,
-                "microbatches": arguments.microbatches,
-                "chunks": chunks,
-                "virtual_stages": virtual_stages,
-                "simulated_seconds": round(simulated, 4),
-                "measured_seconds": round(median, 4),
-                "measured_over_simulated": round(median / simulated, 4),
-                "over_free_messages": round(median / free, 4),
-                "over_measured_waits": round(median / waited.makespan_seconds, 4),
-            }
-            print(json.dumps(result), flush=True)
+    plans = plans_of(arguments.stages, arguments.microbatches, sorted({1, arguments.chunks}))
+    rounds = run_distributed(measure, arguments.stages, plans, arguments.rounds, timeout_seconds=600.0)[0]
+    machine = {
+        f"{name}_per_round": [each.disturbance[name] for each in rounds] for name in rounds[0].disturbance
+    }
+    latency = statistics.median(each.latency for each in rounds)
+    print(json.dumps({"message_latency_seconds": round(latency, 6), **machine}), flush=True)
+    for name, plan in plans.items():
+        print(json.dumps(row_of(name, plan, rounds)), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ Every round times, one after the other: a step of each of our schedules action b
 whole and with sequences cut evenly; a step of every schedule as a whole, forward and backward without
 the optimizer; and messages between two stages. Costs in tokens and pairs are fitted to the round's
 actions for each virtual stage, from which the simulator says how long a step of each schedule takes,
-cut as runs are, by FLOPs: a way of cutting that no action was timed with. Megatron-Core's own schedules
-are predicted from the actions of ours: they do the same work in another order.
+its actions as uneven as the timed ones, cut as runs are, by FLOPs: a way of cutting that no action was
+timed with. Megatron-Core's own schedules are predicted from the actions of ours: they do the same work
+in another order.
 
 One JSON object per schedule. `predicted_over_measured` is the median over rounds, since a machine
 that others share may be twice as slow a minute later; `middle_half` says how far rounds lie apart. The
@@ -20,16 +21,15 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
+from disturbance import Disturbance, median_and_spread
 from pipeline import (
     Contestant,
-    Disturbance,
     contestants,
     in_turn,
-    median_and_spread,
     parser,
     ratios,
     resolve,
@@ -39,8 +39,9 @@ from pipeline import (
 
 from megatron.seq1f1b.partition import partition
 from megatron.seq1f1b.planning.profiled import FittedCosts, fit_costs
+from megatron.seq1f1b.planning.unevenness import Unevenness, expected_seconds, unevenness_of
 from megatron.seq1f1b.runtime.link_times import LinkTimes, time_links
-from megatron.seq1f1b.schedule import make_plan, simulate, with_communication
+from megatron.seq1f1b.schedule import make_plan, with_communication
 from megatron.seq1f1b.training.calibrate import TimedCut
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream.parallel import use_virtual_stages
@@ -56,6 +57,34 @@ MEASURED_WITH = {
 WHOLE = "{}, whole sequences"
 ELEMENT_BYTES = 4
 PINGS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the timed actions of a source say."""
+
+    costs: FittedCosts
+    of_whole: Unevenness
+    """How uneven the actions on whole sequences were; they are longer than those on chunks."""
+    of_chunks: Unevenness
+
+    def predicted_seconds(self, run: Run, link: LinkTimes) -> float:
+        """The step to expect of a run."""
+        plan = make_plan(
+            run.layout.schedule,
+            stages=run.config.parallel.pipeline_model_parallel_size,
+            microbatches=run.layout.num_microbatches,
+            chunks=run.config.schedule.pipe_sp_splits,
+            virtual_stages=run.layout.num_virtual_stages,
+        )
+        message_bytes = float(run.config.model.hidden_size * ELEMENT_BYTES)
+        costs = replace(
+            self.costs.costs(run.boundaries, message_bytes_per_token=message_bytes),
+            latency_seconds=link.latency_seconds,
+            bandwidth_bytes_per_second=link.bytes_per_second,
+        )
+        uneven = self.of_whole if plan.num_chunks == 1 else self.of_chunks
+        return expected_seconds(with_communication(plan), costs, uneven)
 
 
 class Source:
@@ -76,15 +105,16 @@ class Source:
         for cut in self._cuts:
             cut.step()
 
-    def fitted(self) -> FittedCosts:
-        """Costs of the virtual stages, from the steps since the last call.
+    def found(self) -> Found:
+        """What the virtual stages cost in the steps since the last call.
 
         Means, not medians: a step adds its actions up, slow ones included.
         """
         samples = [sample for cut in self._cuts for sample in cut.samples(statistics.fmean)]
-        for cut in self._cuts:
-            cut.forget()
-        return fit_costs(samples)
+        whole, cut = (unevenness_of([cut.timed()]) for cut in self._cuts)
+        for each in self._cuts:
+            each.forget()
+        return Found(costs=fit_costs(samples), of_whole=whole, of_chunks=cut)
 
 
 def first_link(*num_bytes: int) -> LinkTimes:
@@ -95,26 +125,6 @@ def first_link(*num_bytes: int) -> LinkTimes:
     told = found if dist.get_rank() == 0 else [None]
     dist.broadcast_object_list(told, src=0)
     return told[0]
-
-
-def predicted_seconds(run: Run, costs: FittedCosts, link: LinkTimes) -> float:
-    """The simulated step of a run."""
-    plan = make_plan(
-        run.layout.schedule,
-        stages=run.config.parallel.pipeline_model_parallel_size,
-        microbatches=run.layout.num_microbatches,
-        chunks=run.config.schedule.pipe_sp_splits,
-        virtual_stages=run.layout.num_virtual_stages,
-    )
-    tables = costs.costs(
-        run.boundaries, message_bytes_per_token=float(run.config.model.hidden_size * ELEMENT_BYTES)
-    )
-    network = replace(
-        tables,
-        latency_seconds=link.latency_seconds,
-        bandwidth_bytes_per_second=link.bytes_per_second,
-    )
-    return simulate(with_communication(plan), network).makespan_seconds
 
 
 class Rounds:
@@ -138,7 +148,7 @@ class Rounds:
         warm_up([self._entrants[name] for name in MEASURED_WITH])
         for source in self._sources.values():
             source.step()
-            source.fitted()
+            source.found()
 
     def add(self, number: int) -> None:
         """One more round. A source and what it prices are neighbours in time."""
@@ -148,11 +158,11 @@ class Rounds:
             for entrant in in_turn(served, number):
                 self.measured[entrant.name].append(entrant.seconds())
         link = first_link(*self._message_bytes)
-        costs = {name: source.fitted() for name, source in self._sources.items()}
-        for name, fitted in costs.items():
-            self.fit_errors[name].append(fitted.worst_relative_error)
+        found = {name: source.found() for name, source in self._sources.items()}
+        for name, each in found.items():
+            self.fit_errors[name].append(each.costs.worst_relative_error)
         for name, by in MEASURED_WITH.items():
-            self.predicted[name].append(predicted_seconds(self._entrants[name].run, costs[by], link))
+            self.predicted[name].append(found[by].predicted_seconds(self._entrants[name].run, link))
 
     def row(self, name: str) -> dict[str, object]:
         """What is printed of one schedule."""

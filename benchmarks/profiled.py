@@ -15,12 +15,11 @@ import json
 import statistics
 
 import torch.distributed as dist
+from disturbance import Disturbance, median_and_spread
 from pipeline import (
     Contestant,
-    Disturbance,
     alternate,
     contestants,
-    median_and_spread,
     parser,
     ratios,
     resolve,

@@ -16,12 +16,11 @@ import statistics
 from itertools import pairwise
 
 import torch.distributed as dist
+from disturbance import Disturbance, median_and_spread
 from pipeline import (
     Contestant,
-    Disturbance,
     contestants,
     in_turn,
-    median_and_spread,
     parser,
     ratios,
     resolve,

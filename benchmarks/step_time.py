@@ -13,11 +13,10 @@ import json
 import statistics
 
 import torch.distributed as dist
+from disturbance import Disturbance, median_and_spread
 from pipeline import (
-    Disturbance,
     alternate,
     contestants,
-    median_and_spread,
     parser,
     ratios,
     resolve,
