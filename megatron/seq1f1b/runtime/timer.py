@@ -5,15 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
 
 from megatron.seq1f1b.schedule import Action, ActionKind
 
-ActionSeconds = dict[tuple[ActionKind, int, int], float]
-"""Seconds by (kind, virtual stage, chunk)."""
+ActionKey = tuple[ActionKind, int, int]
+"""Kind, virtual stage, chunk."""
+
+ActionSeconds = dict[ActionKey, float]
+"""Seconds of actions, microbatches taken together."""
+
+TimedActions = list[tuple[ActionKey, float]]
+"""What one process computed, in its order, and the seconds of each."""
 
 Average = Callable[[list[float]], float]
 """Makes one figure of several measurements."""
@@ -23,7 +29,7 @@ class ActionTimer:
     """An observer that keeps the seconds of compute actions."""
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[ActionKind, int, int], list[float]] = defaultdict(list)
+        self._timed: TimedActions = []
         self._started_at = 0.0
         self._is_cuda = torch.cuda.is_available()
 
@@ -38,7 +44,7 @@ class ActionTimer:
         """Keep a compute action's seconds."""
         if action.kind.is_compute:
             key = (action.kind, action.virtual_stage, action.chunk)
-            self._seconds[key].append(self._now() - self._started_at)
+            self._timed.append((key, self._now() - self._started_at))
 
     def _now(self) -> float:
         """Seconds; on CUDA once the device has done what it was given."""
@@ -48,19 +54,26 @@ class ActionTimer:
 
     def clear(self) -> None:
         """Forget what was timed so far."""
-        self._seconds.clear()
+        self._timed = []
+
+    def everyone(self) -> list[TimedActions]:
+        """What every process has timed, equal on all of them; one collective."""
+        found: list[TimedActions] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(found, self._timed)
+        return found
 
     def gathered(self, average: Average = statistics.median) -> ActionSeconds:
-        """An average over all actions and replicas, equal on every process; one collective.
+        """An average over all actions and replicas, equal on every process; one collective."""
+        return averaged(self.everyone(), average)
 
-        The median of few measurements forgets disturbances; the mean is what a step adds up.
-        """
-        everyone: list[dict[tuple[ActionKind, int, int], list[float]]] = [
-            {} for _ in range(dist.get_world_size())
-        ]
-        dist.all_gather_object(everyone, dict(self._seconds))
-        together: dict[tuple[ActionKind, int, int], list[float]] = defaultdict(list)
-        for seconds in everyone:
-            for key, taken in seconds.items():
-                together[key].extend(taken)
-        return {key: average(taken) for key, taken in together.items()}
+
+def averaged(everyone: Iterable[TimedActions], average: Average) -> ActionSeconds:
+    """One figure per action.
+
+    The median of few measurements forgets disturbances; the mean is what a step adds up.
+    """
+    together: dict[ActionKey, list[float]] = defaultdict(list)
+    for timed in everyone:
+        for key, seconds in timed:
+            together[key].append(seconds)
+    return {key: average(seconds) for key, seconds in together.items()}

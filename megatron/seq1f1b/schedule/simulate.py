@@ -7,7 +7,9 @@ receive has been posted and its channel has finished the message before it.
 
 from __future__ import annotations
 
+import itertools
 from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron.seq1f1b.schedule.action import ActionKind
@@ -41,15 +43,21 @@ class Simulation:
     """Most dKV buffers held at a time, one per virtual stage and microbatch."""
 
 
-def simulate(plan: Plan, costs: Costs) -> Simulation:
+def simulate(plan: Plan, costs: Costs, *, factors: Sequence[Sequence[float]] = ()) -> Simulation:
     """Time a plan, with or without its communication, under a cost model.
+
+    Args:
+        plan: what the ranks run.
+        costs: what its actions and messages cost.
+        factors: by rank, what the seconds of its compute actions are multiplied by, in the order in which
+            it runs them and from the start again after the last; none takes the costs as they are.
 
     Raises:
         ConfigurationError: the costs do not fit the plan.
         DeadlockError: the plan cannot come to its end; `validate_plan` explains why.
     """
     costs.check(plan)
-    clock = _Clock(dependencies_of(plan), costs)
+    clock = _Clock(dependencies_of(plan), costs, factors)
     for rank, start, stop in replay(clock.dependencies):
         clock.run(rank, start, stop)
     makespan = max((ends[-1] for ends in clock.ends if ends), default=0.0)
@@ -71,7 +79,9 @@ def simulate(plan: Plan, costs: Costs) -> Simulation:
 class _Clock:
     """Times of results and ranks while a plan is replayed."""
 
-    def __init__(self, dependencies: Dependencies, costs: Costs) -> None:
+    def __init__(
+        self, dependencies: Dependencies, costs: Costs, factors: Sequence[Sequence[float]] = ()
+    ) -> None:
         plan = dependencies.plan
         self.dependencies = dependencies
         self.ready_at = array("d", bytes(8 * dependencies.num_results))
@@ -81,6 +91,7 @@ class _Clock:
         self.network = Network(dependencies, costs, self.ready_at)
         nothing = ((0.0,) * plan.num_chunks,) * plan.num_all_virtual_stages
         self.seconds = {kind: costs.seconds_of(kind) if kind in _COMPUTE else nothing for kind in ActionKind}
+        self.factors: list[Iterator[float]] = [itertools.cycle(of_rank) for of_rank in factors]
 
     def run(self, rank: int, start: int, stop: int) -> None:
         """Time the actions [start, stop) of a rank, whose needs all have their times."""
@@ -90,6 +101,7 @@ class _Clock:
         starts, ends = self.starts[rank], self.ends[rank]
         now = ends[-1] if ends else 0.0
         busy = self.busy_seconds[rank]
+        factors = self.factors[rank] if self.factors else None
         for kind, virtual_stage, microbatch, chunk in self.dependencies.plan.actions[rank][start:stop]:
             shift = microbatch * stride
             for base in all_needs[kind][virtual_stage][chunk]:
@@ -97,6 +109,8 @@ class _Clock:
                     now = ready_at[base + shift]
             starts.append(now)
             duration = seconds[kind][virtual_stage][chunk]
+            if factors and duration:
+                duration *= next(factors)
             busy += duration
             now += duration
             ends.append(now)

@@ -24,9 +24,10 @@ from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.partition import PROFILED, partition
 from megatron.seq1f1b.planning.boundaries import best_boundaries
 from megatron.seq1f1b.planning.profiled import FittedCosts, Sample, fit_costs
+from megatron.seq1f1b.planning.unevenness import expected_seconds, unevenness_of
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
-from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer, Average
-from megatron.seq1f1b.schedule import ActionKind, simulate
+from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer, Average, TimedActions, averaged
+from megatron.seq1f1b.schedule import ActionKind
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run, boundary_multiple
@@ -47,7 +48,7 @@ class Profile:
 
     boundaries: Boundaries
     predicted_step_seconds: float
-    """Forward and backward of one step, simulated; without the optimizer."""
+    """Forward and backward of one step, its actions as uneven as measured; without the optimizer."""
     uniform_boundaries: Boundaries
     """What `uniform_comp` would have cut."""
     worst_fit_error: float
@@ -98,6 +99,7 @@ def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     fitted = _fitted(run, timed)
     # What is typical decides on boundaries; a step adds its actions up, slow ones included.
     adding_up = _fit(run, timed, statistics.fmean)
+    uneven = unevenness_of([cut.timed() for cut in timed])
     for cut in timed:
         cut.close()
     plan = run.compute_plan(run.layout.num_microbatches, False)
@@ -110,7 +112,7 @@ def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     boundaries = choice.boundaries if fitted.worst_relative_error <= _WORST_FIT else run.boundaries
     found = Profile(
         boundaries=boundaries,
-        predicted_step_seconds=simulate(plan, adding_up.costs(boundaries)).makespan_seconds,
+        predicted_step_seconds=expected_seconds(plan, adding_up.costs(boundaries), uneven),
         uniform_boundaries=run.boundaries,
         worst_fit_error=fitted.worst_relative_error,
     )
@@ -179,7 +181,11 @@ class TimedCut:
 
     def samples(self, average: Average) -> list[Sample]:
         """What every chunk cost every virtual stage since the last `forget`; collective."""
-        return _samples(self._run.boundaries, self._timer.gathered(average))
+        return _samples(self._run.boundaries, averaged(self.timed(), average))
+
+    def timed(self) -> list[TimedActions]:
+        """What every process has computed since the last `forget`; collective."""
+        return self._timer.everyone()
 
     def close(self) -> None:
         """Give the connections back; collective."""
