@@ -18,19 +18,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron.seq1f1b.model.flops import Experts
+from megatron.seq1f1b.model.flops import Experts, ModelDimensions
 
 _BYTES_PER_CHOICE = 8 + 8 + 4
 """Which expert, where the token came from, and how much of it was chosen."""
+
+
+def num_mlp_tensors(dimensions: ModelDimensions) -> int:
+    """Of an MLP's width, that a forward keeps for its backward.
+
+    Gated: both halves before the gate, the gate, the other half with its offset, the product.
+    """
+    return 5 if dimensions.is_gated else 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertMemory:
     """The experts of one layer on one rank; sizes are bytes."""
 
-    experts: Experts
-    hidden_size: int
-    is_gated: bool
+    dimensions: ModelDimensions
     element_bytes: int
     tensor_parallel: int = 1
     expert_parallel: int = 1
@@ -38,6 +44,12 @@ class ExpertMemory:
     """Whether ranks gather all tokens (`allgather`) or send each where it goes (`alltoall`)."""
     has_load_balancing: bool = False
     """Whether an auxiliary loss keeps scores of all experts."""
+
+    @property
+    def experts(self) -> Experts:
+        """The model's, which has some."""
+        assert self.dimensions.experts is not None
+        return self.dimensions.experts
 
     @property
     def num_local(self) -> float:
@@ -53,43 +65,45 @@ class ExpertMemory:
         return self.experts.shared_ffn_hidden_size / self.tensor_parallel
 
     @property
-    def _num_tensors(self) -> int:
-        return 5 if self.is_gated else 2
+    def _hidden_bytes(self) -> int:
+        return self.dimensions.hidden_size * self.element_bytes
 
     def parameters(self) -> float:
         """Of the experts that ranks share."""
-        return self.num_local * (3 if self.is_gated else 2) * self.hidden_size * self._ffn
+        width = self.experts.ffn_hidden_size
+        return self.num_local * self.dimensions.mlp_parameters(width) / self.tensor_parallel
 
     def dense_parameters(self) -> float:
         """Of the router, whole on every rank, and the shared expert."""
-        shared = (3 if self.is_gated else 2) * self.hidden_size * self._shared
-        return self.experts.num_experts * self.hidden_size + shared
+        shared = self.dimensions.mlp_parameters(self.experts.shared_ffn_hidden_size) / self.tensor_parallel
+        return self.experts.num_experts * self.dimensions.hidden_size + shared
 
     def saved_bytes_per_token(self) -> float:
         """Kept for backward beside the norm's output."""
         topk, number = self.experts.topk, self.experts.num_experts
-        widths = topk * (self.hidden_size + (self._num_tensors + 1) * self._ffn)
-        widths += self._num_tensors * self._shared + topk
+        tensors = num_mlp_tensors(self.dimensions)
+        widths = topk * (self.dimensions.hidden_size + (tensors + 1) * self._ffn)
+        widths += tensors * self._shared + topk
         masks = 2 * number + (number * (4 + self.element_bytes) if self.has_load_balancing else 0)
         return widths * self.element_bytes + topk * _BYTES_PER_CHOICE + masks
 
     def pending_bytes_per_token(self) -> float:
         """Operands of the weight gradients, between I and W."""
-        halves = 2 if self.is_gated else 1
-        routed = self.experts.topk * (2 * self.hidden_size + (1 + halves) * self._ffn)
-        shared = self.hidden_size + (1 + halves) * self._shared if self._shared else 0
+        hidden, halves = self.dimensions.hidden_size, 2 if self.dimensions.is_gated else 1
+        routed = self.experts.topk * (2 * hidden + (1 + halves) * self._ffn)
+        shared = hidden + (1 + halves) * self._shared if self._shared else 0
         return (routed + shared) * self.element_bytes
 
     def first_gradient_bytes(self) -> float:
         """Of the weight whose gradient comes first."""
-        return max(self._ffn, self._shared) * self.hidden_size * self.element_bytes
+        return max(self._ffn, self._shared) * self._hidden_bytes
 
     def forward_temporary_bytes_per_token(self) -> float:
         """The experts' outputs one by one and joined, or joined and back at their tokens.
 
         Tokens that are sent stay as they were sent and as they arrived until the experts are done.
         """
-        hidden = self.hidden_size * self.element_bytes
+        hidden = self._hidden_bytes
         joined = self.experts.topk * hidden
         held = hidden / self.tensor_parallel if self._shared else 0.0
         if not self.gathers_tokens:
@@ -100,10 +114,9 @@ class ExpertMemory:
         """The buffer of all ranks' tokens; one per rank, kept."""
         if not self.gathers_tokens or self.expert_parallel * self.tensor_parallel == 1:
             return 0.0
-        return self.expert_parallel * self.hidden_size * self.element_bytes
+        return self.expert_parallel * self._hidden_bytes
 
     def backward_temporary_bytes(self, tokens: int) -> float:
         """At the first expert's second matrix: gradients of all experts' outputs, and of its input."""
-        element = self.element_bytes
-        gradients = tokens * self.experts.topk * (self.hidden_size + self._ffn / self.num_local) * element
-        return gradients + self.first_gradient_bytes()
+        inputs = self._ffn / self.num_local * self.element_bytes
+        return tokens * self.experts.topk * (self._hidden_bytes + inputs) + self.first_gradient_bytes()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
-from megatron.seq1f1b.model.expert_memory import ExpertMemory
+from megatron.seq1f1b.model.expert_memory import ExpertMemory, num_mlp_tensors
 from megatron.seq1f1b.model.flops import ModelDimensions
 
 GRADIENT_BYTES = 4
@@ -205,18 +205,15 @@ class ModelMemory:
     def _mlp_bytes(self) -> float:
         if self.mixture:
             return self.mixture.saved_bytes_per_token()
-        return self._num_mlp_tensors * self._ffn * self.element_bytes
+        return num_mlp_tensors(self.dimensions) * self._ffn * self.element_bytes
 
     @cached_property
     def mixture(self) -> ExpertMemory | None:
         """The experts in the place of the MLP."""
-        d = self.dimensions
-        if d.experts is None:
+        if self.dimensions.experts is None:
             return None
         return ExpertMemory(
-            experts=d.experts,
-            hidden_size=d.hidden_size,
-            is_gated=d.is_gated,
+            dimensions=self.dimensions,
             element_bytes=self.element_bytes,
             tensor_parallel=self.tensor_parallel,
             expert_parallel=self.expert_parallel,
@@ -235,16 +232,11 @@ class ModelMemory:
         is_grouped = self.dimensions.num_query_groups != self.dimensions.num_query_heads
         return self._projected + (self._query if is_grouped and self._query_groups > 1 else 0)
 
-    @property
-    def _num_mlp_tensors(self) -> int:
-        """Gated: both halves before the gate, the gate, the other half with its offset, the product."""
-        return 5 if self.dimensions.is_gated else 2
-
     def pending_bytes_per_token(self) -> float:
         """Held by one layer between I and W: operands of the weight gradients."""
         d = self.dimensions
         if self.mixture:
-            attention = self._hidden + 2 * self._query + self._key_value + d.hidden_size
+            attention = self._hidden + self._query + self._projected + d.hidden_size
             return attention * self.element_bytes + self.mixture.pending_bytes_per_token()
         inputs = 2 * self._hidden + self._query + self._ffn
         grads = self._projected + 2 * d.hidden_size + self._ffn * (2 if d.is_gated else 1)
@@ -305,7 +297,7 @@ class ModelMemory:
     def _mlp_work_elements(self) -> float:
         """What an MLP works on when it keeps nothing; experts see their tokens and make their outputs."""
         if self.mixture is None:
-            return self._num_mlp_tensors * self._ffn
+            return num_mlp_tensors(self.dimensions) * self._ffn
         tokens = self.mixture.experts.topk * self.dimensions.hidden_size
         return tokens + self.mixture.forward_temporary_bytes_per_token() / self.element_bytes
 
