@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 from unittest import mock
 
 import torch
@@ -27,7 +26,7 @@ from megatron.seq1f1b.planning.from_run import RunLike, allocator_overhead_of, i
 from megatron.seq1f1b.planning.live_bytes import POOLED, Category, LiveBytes
 from megatron.seq1f1b.planning.memory_report import MemoryReport, StageMemory
 from megatron.seq1f1b.planning.occupancy import first_microbatches, microbatches_until_peak
-from megatron.seq1f1b.runtime.executor import Executor, StageProgram, Unit
+from megatron.seq1f1b.runtime.executor import Executor, Forwarded, StageProgram, Unit
 from megatron.seq1f1b.runtime.messages import MessageBuffers
 from megatron.seq1f1b.runtime.microbatches import Batch
 from megatron.seq1f1b.runtime.program import MegatronProgram
@@ -216,15 +215,15 @@ class _Labelled:
         self._live.begin(str(Action(ActionKind.F, *unit)))
         return self._program.forward(unit, stage_input)
 
-    def backward(self, unit: Unit, *tensors: Any) -> torch.Tensor | None:
+    def backward(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
         """B."""
         self._live.begin(str(Action(ActionKind.B, *unit)))
-        return self._program.backward(unit, *tensors)
+        return self._program.backward(unit, forwarded)
 
-    def backward_input(self, unit: Unit, *tensors: Any) -> torch.Tensor | None:
+    def backward_input(self, unit: Unit, forwarded: Forwarded) -> torch.Tensor | None:
         """I."""
         self._live.begin(str(Action(ActionKind.I, *unit)))
-        return self._program.backward_input(unit, *tensors)
+        return self._program.backward_input(unit, forwarded)
 
     def backward_weight(self, unit: Unit) -> None:
         """W."""

@@ -25,7 +25,7 @@ def map_in_forks(function: Callable[[int], Result], arguments: Sequence[int]) ->
     context = multiprocessing.get_context("fork")
     with warnings.catch_warnings():
         # Python 3.12 warns of threads; torch's and numpy's are idle, and no fork waits for them.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".* is multi-threaded, use of fork", DeprecationWarning)
         with ProcessPoolExecutor(workers, context, initializer=_adopt, initargs=(function,)) as pool:
             return list(pool.map(_run, arguments))
 

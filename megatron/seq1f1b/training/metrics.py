@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -46,6 +47,9 @@ from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.steps import StepResult
 from megatron.seq1f1b.upstream import is_cpu_only
 from megatron.seq1f1b.upstream.auxiliary_losses import LOGGED
+
+Gathered = dict[str, list[float]]
+"""A figure by name, of every process."""
 
 PEAK_BF16_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "H800": 989.0, "B200": 2250.0}
 """Dense bf16 peak of a device by a part of its name, from the makers' data sheets."""
@@ -102,33 +106,32 @@ def gather(
 ) -> StepMetrics:
     """The step's metrics, equal on every process but for the counts over steps; one collective."""
     is_counted = parallel_state.get_tensor_model_parallel_rank() == 0
-    rows = _all_gather(
-        [
-            result.loss_sum if is_counted else 0.0,
-            result.num_loss_tokens if is_counted else 0.0,
-            step_seconds,
-            result.forward_backward_seconds,
-            result.optimizer_seconds,
-            result.data_wait_seconds,
-            *(result.auxiliary_losses.get(name, 0.0) for name in LOGGED),
-            float(parallel_state.get_pipeline_model_parallel_rank()),
-            float(_peak_memory_bytes()),
-        ]
+    gathered = _all_gather(
+        {
+            "loss_sum": result.loss_sum if is_counted else 0.0,
+            "num_loss_tokens": result.num_loss_tokens if is_counted else 0.0,
+            "step_seconds": step_seconds,
+            "forward_backward_seconds": result.forward_backward_seconds,
+            "optimizer_seconds": result.optimizer_seconds,
+            "data_wait_seconds": result.data_wait_seconds,
+            **{name: result.auxiliary_losses.get(name, 0.0) for name in LOGGED},
+            "stage": parallel_state.get_pipeline_model_parallel_rank(),
+            "peak_memory_bytes": _peak_memory_bytes(),
+        }
     )
-    loss_sum, num_loss_tokens = (sum(row[column] for row in rows) for column in (0, 1))
-    seconds, *phases, data_wait = (max(row[column] for row in rows) for column in range(2, 6))
+    seconds = max(gathered["step_seconds"])
     seq_length, consumed = run.config.training.seq_length, run.layout.batch_sizes.consumed_after
     batch = consumed(iteration) - consumed(iteration - 1)
     flops = batch * training_flops_per_sequence(run.dimensions, seq_length)
     tflops = flops / seconds / run.layout.world_size / 1e12
     peak = _device_peak_tflops()
-    auxiliary = _auxiliary_losses(run, rows)
+    auxiliary = _auxiliary_losses(run, gathered)
     return StepMetrics(
         iteration=iteration,
         consumed_samples=consumed(iteration),
         consumed_tokens=consumed(iteration) * seq_length,
         batch_size=batch,
-        lm_loss=loss_sum / max(num_loss_tokens, 1.0),
+        lm_loss=sum(gathered["loss_sum"]) / max(sum(gathered["num_loss_tokens"]), 1.0),
         load_balancing_loss=auxiliary["load_balancing_loss"],
         seq_load_balancing_loss=auxiliary["seq_load_balancing_loss"],
         z_loss=auxiliary["z_loss"],
@@ -139,17 +142,17 @@ def gather(
         loss_scale=loss_scale,
         is_skipped=result.is_skipped,
         step_seconds=seconds,
-        forward_backward_seconds=phases[0],
-        optimizer_seconds=phases[1],
-        data_wait_seconds=data_wait,
+        forward_backward_seconds=max(gathered["forward_backward_seconds"]),
+        optimizer_seconds=max(gathered["optimizer_seconds"]),
+        data_wait_seconds=max(gathered["data_wait_seconds"]),
         tokens_per_second=batch * seq_length / seconds,
         tflops_per_device=tflops,
         mfu=None if peak is None else tflops / peak,
-        peak_memory_bytes=_by_stage(run, rows),
+        peak_memory_bytes=_by_stage(run, gathered),
     )
 
 
-def _auxiliary_losses(run: Run, rows: list[list[float]]) -> dict[str, float | None]:
+def _auxiliary_losses(run: Run, gathered: Gathered) -> dict[str, float | None]:
     """By name; None where the run has no such loss."""
     experts = run.config.experts
     kind = experts.moe_router_load_balancing_type if experts.moe_aux_loss_coeff > 0 else "none"
@@ -158,21 +161,22 @@ def _auxiliary_losses(run: Run, rows: list[list[float]]) -> dict[str, float | No
         "seq_load_balancing_loss": kind == "seq_aux_loss",
         "z_loss": experts.moe_z_loss_coeff is not None,
     }
-    columns = enumerate(LOGGED, start=6)
-    return {name: sum(row[at] for row in rows) if has_loss[name] else None for at, name in columns}
+    return {name: sum(gathered[name]) if has_loss[name] else None for name in LOGGED}
 
 
-def _by_stage(run: Run, rows: list[list[float]]) -> list[int]:
-    """The last column's largest figure per pipeline stage."""
-    stages = range(run.config.parallel.pipeline_model_parallel_size)
-    return [max(int(row[-1]) for row in rows if int(row[-2]) == stage) for stage in stages]
+def _by_stage(run: Run, gathered: Gathered) -> list[int]:
+    """The largest peak on each pipeline stage."""
+    peaks = [0] * run.config.parallel.pipeline_model_parallel_size
+    for stage, peak in zip(gathered["stage"], gathered["peak_memory_bytes"], strict=True):
+        peaks[int(stage)] = max(peaks[int(stage)], int(peak))
+    return peaks
 
 
-def _all_gather(values: list[float]) -> list[list[float]]:
-    own = torch.tensor(values, dtype=torch.float64, device=torch.cuda.current_device())
+def _all_gather(values: Mapping[str, float]) -> Gathered:
+    own = torch.tensor(list(values.values()), dtype=torch.float64, device=torch.cuda.current_device())
     rows = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(rows, own)
-    return [row.tolist() for row in rows]
+    return dict(zip(values, torch.stack(rows, dim=1).tolist(), strict=True))
 
 
 def _peak_memory_bytes() -> int:

@@ -33,7 +33,8 @@ class TikTokenizer(Tokenizer):
             num_special_tokens: ids before the first ranked token.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # upstream warns of optional libraries on import
+            for known in ("Transformer Engine and Apex are not", "The following imports from `dynamic_con"):
+                warnings.filterwarnings("ignore", known)  # on import, in commands that only tokenize
             from megatron.core.tokenizers.text.libraries import tiktoken_tokenizer as core
         size = core.DEFAULT_TIKTOKEN_MAX_VOCAB if vocab_size is None else vocab_size
         try:

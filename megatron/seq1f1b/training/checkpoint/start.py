@@ -51,7 +51,6 @@ def find_start(run: Run) -> Start | None:
 def _check_flags(run: Run) -> None:
     options = run.config.checkpoint
     needs = {
-        "--save-interval": (options.save_interval is not None, "--save", options.save),
         "--async-save": (options.async_save, "--save", options.save),
         "--keep-latest": (options.keep_latest is not None, "--save", options.save),
         "--no-save-optim": (options.no_save_optim, "--save", options.save),
@@ -63,8 +62,7 @@ def _check_flags(run: Run) -> None:
         "--exit-on-missing-checkpoint": (options.exit_on_missing_checkpoint, "--load", options.load),
     }
     for flag, (is_given, needed, value) in needs.items():
-        # Megatron's launch lines give an interval without a folder.
-        if is_given and value is None and flag != "--save-interval":
+        if is_given and value is None:
             raise ConfigurationError(f"{flag} means nothing without {needed}; give {needed}, or leave it out")
 
 

@@ -91,7 +91,8 @@ class Progress:
 def _auxiliary_losses(steps: Sequence[StepMetrics]) -> list[str]:
     """Means over the steps of the losses of experts' routers."""
     named = {
-        "load balancing": [step.load_balancing_loss or step.seq_load_balancing_loss for step in steps],
+        "load balancing": [step.load_balancing_loss for step in steps],
+        "load balancing by sequence": [step.seq_load_balancing_loss for step in steps],
         "z-loss": [step.z_loss for step in steps],
     }
     means = {name: [value for value in values if value is not None] for name, values in named.items()}
