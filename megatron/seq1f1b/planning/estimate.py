@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
 from megatron.seq1f1b.model.memory import GRADIENT_BYTES, KVHolding, ModelMemory
 from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport, StageMemory
+from megatron.seq1f1b.planning.unit_memory import UnitMemories, UnitMemory
 from megatron.seq1f1b.schedule import Action, ActionKind, Channel, Plan, channel_of
 from megatron.seq1f1b.schedule.occupancy import occupancy_of
 
@@ -41,9 +43,15 @@ def estimate(
         allocator_overhead: reserved over live bytes, an assumption.
         ranks: which stages to walk; all.
     """
-    chunks = chunks_from(boundaries)
+    units = UnitMemories(
+        memory=memory,
+        plan=plan,
+        has_communication=plan.has_communication,
+        layers_of_virtual_stages=layers_of_virtual_stages,
+        micro_batch_size=micro_batch_size,
+    )
     stages = [
-        _Walk(memory, plan, chunks, layers_of_virtual_stages, micro_batch_size, rank).result()
+        _Walk(units, chunks_from(boundaries), rank).result()
         for rank in (range(plan.num_stages) if ranks is None else ranks)
     ]
     return MemoryReport(
@@ -53,8 +61,7 @@ def estimate(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(NamedTuple):
     """Bytes that come and go with actions."""
 
     activations: float = 0.0
@@ -72,34 +79,27 @@ class _Held:
 class _Walk:
     """One rank's actions, in order."""
 
-    def __init__(
-        self,
-        memory: ModelMemory,
-        plan: Plan,
-        chunks: Sequence[Chunk],
-        layers: Sequence[int],
-        micro_batch_size: int,
-        rank: int,
-    ) -> None:
-        self._memory = memory
-        self._plan = plan
+    def __init__(self, units: UnitMemories, chunks: Sequence[Chunk], rank: int) -> None:
+        self._memory, self._plan = units.memory, units.plan
         self._chunks = chunks
-        self._layers = layers
-        self._batch = micro_batch_size
+        self._layers = units.layers_of_virtual_stages
+        self._batch = units.micro_batch_size
         self._rank = rank
-        self._parts = range(rank, plan.num_all_virtual_stages, plan.num_stages)
-        self._communicates = plan.has_communication
+        self._parts = range(rank, self._plan.num_all_virtual_stages, self._plan.num_stages)
+        self._unit = cache(lambda virtual_stage, chunk: units.of(virtual_stage, chunks[chunk]))
         self._held = _Held()
         self._on_the_way: dict[Channel, float] = {}
-        self._received: Counter[Chunk] = Counter()
+        self._received: Counter[int] = Counter()
+        """Buffers in use, by their length."""
         self._most_received: Counter[int] = Counter()
-        self._by_action: dict[str, _Held] = {}
+        self._by_action: dict[Action, _Held] = {}
         """The most that comes and goes during every action."""
 
     def result(self) -> StageMemory:
         """Walk, and add what is there all the time."""
-        for action in self._plan.actions[self._rank]:
-            self._step(action)
+        actions = self._plan.actions[self._rank]
+        for action in actions:
+            self._step(action, self._unit(action.virtual_stage, action.chunk))
         parameters = self._parameters()
         of_experts = sum(self._layers[part] for part in self._parts) * self._memory.layer_expert_parameters()
         kv_caches, dkv = self._pooled()
@@ -110,7 +110,7 @@ class _Walk:
             for length, count in self._most_received.items()
         )
         # Layers whose backward is split gather anew each time.
-        is_split = any(action.kind is W for action in self._plan.actions[self._rank])
+        is_split = any(action.kind is W for action in actions)
         for_layers = 0.0 if is_split else memory.gathered_bytes_per_token()
         gathered = max(for_layers, memory.gathered_for_experts_bytes_per_token()) * longest * self._batch
         peak_action, peak = max(self._by_action.items(), key=lambda item: item[1].total)
@@ -125,110 +125,55 @@ class _Walk:
             dkv_bytes=round(dkv),
             logits_bytes=round(peak.logits),
             communication_bytes=round(peak.messages + received + gathered),
-            peak_action=peak_action,
-            by_action={action: round(held.total + staying) for action, held in self._by_action.items()},
+            peak_action=str(peak_action),
+            by_action={str(action): round(held.total + staying) for action, held in self._by_action.items()},
         )
 
-    def _step(self, action: Action) -> None:
-        kind, chunk = action.kind, self._chunks[action.chunk]
-        message = self._message(chunk)
+    def _step(self, action: Action, unit: UnitMemory) -> None:
+        kind = action.kind
         if kind.is_receive:
-            self._receive(chunk)
+            self._receive(unit)
         elif kind.is_send:
             channel = channel_of(action, self._plan)
             before = self._on_the_way.get(channel, 0.0)
-            self._on_the_way[channel] = message
-            self._held = self._held.plus(messages=message - before)
+            self._on_the_way[channel] = unit.message
+            self._held = self._held.plus(messages=unit.message - before)
         elif kind is F:
-            self._forward(action, chunk)
+            self._held = self._held.plus(unit.saved, unit.softmax)
+            self._note(action, self._held.plus(unit.forward), self._held.plus(logits=unit.head_forward))
         elif kind is W:
-            gradient = self._memory.weight_temporary_bytes(has_head=self._is_last(action))
-            gathered = chunk.length * self._batch * self._memory.gathered_bytes_per_token()
-            self._note(action, self._held.plus(gradient + gathered))
-            self._finish(action, chunk)
-            self._held = self._held.plus(-self._pending(action, chunk), -self._pending_head(action, chunk))
+            self._note(action, self._held.plus(unit.weight_gradient))
+            self._finish(unit)
+            self._held = self._held.plus(-unit.pending, -unit.pending_head)
         else:
-            self._backward(action, chunk)
+            self._backward(action, unit)
 
-    def _forward(self, action: Action, chunk: Chunk) -> None:
-        tokens, memory = chunk.length * self._batch, self._memory
-        self._held = self._held.plus(self._saved(action, chunk), self._softmax(action, chunk))
-        worst = self._held.plus(activations=tokens * memory.forward_temporary_bytes_per_token())
-        if self._is_last(action):
-            head = self._held.plus(logits=memory.head_forward_temporary_bytes(tokens))
-            worst = max(worst, head, key=lambda held: held.total)
-        self._note(action, worst)
-
-    def _backward(self, action: Action, chunk: Chunk) -> None:
-        tokens, memory = chunk.length * self._batch, self._memory
-        temporary = self._batch * memory.backward_temporary_bytes(
-            chunk.length, chunk.start, is_gradient_received=self._receives(action)
-        )
-        kept = self._pending(action, chunk) if action.kind is I else 0.0
-        kept_head = self._pending_head(action, chunk) if action.kind is I else 0.0
-        softmax = self._softmax(action, chunk)
+    def _backward(self, action: Action, unit: UnitMemory) -> None:
+        is_split = action.kind is I
+        kept, kept_head = (unit.pending, unit.pending_head) if is_split else (0.0, 0.0)
         # The probabilities are gone when the layers' backward starts.
-        worst = self._held.plus(temporary, kept_head - softmax)
-        if self._is_last(action):
-            head = self._held.plus(logits=memory.head_backward_temporary_bytes(tokens))
-            worst = max(worst, head, key=lambda held: held.total)
-        self._note(action, worst)
-        self._held = self._held.plus(kept - self._saved(action, chunk), kept_head - softmax)
-        if action.kind is B:
-            self._finish(action, chunk)
-        if action.virtual_stage == self._plan.first_virtual_stage:
-            embedding = memory.embedding_backward_bytes(tokens)
-            self._note(action, self._held.plus(activations=embedding))
+        layers = self._held.plus(unit.backward, kept_head - unit.softmax)
+        self._note(action, layers, self._held.plus(logits=unit.head_backward))
+        self._held = self._held.plus(kept - unit.saved, kept_head - unit.softmax)
+        if not is_split:
+            self._finish(unit)
+        self._note(action, self._held.plus(activations=unit.embedding_backward))
 
-    def _receive(self, chunk: Chunk) -> None:
+    def _receive(self, unit: UnitMemory) -> None:
         """A buffer of the chunk's length is in use until the chunk's last action."""
-        self._received[chunk] += 1
-        in_use = sum(count for other, count in self._received.items() if other.length == chunk.length)
-        self._most_received[chunk.length] = max(self._most_received[chunk.length], in_use)
+        self._received[unit.length] += 1
+        most = max(self._most_received[unit.length], self._received[unit.length])
+        self._most_received[unit.length] = most
 
-    def _finish(self, action: Action, chunk: Chunk) -> None:
+    def _finish(self, unit: UnitMemory) -> None:
         """Its buffers can be used again; they stay."""
-        self._received[chunk] -= sum(self._receives(action._replace(kind=kind)) for kind in (F, B))
+        self._received[unit.length] -= unit.num_received
 
-    def _note(self, action: Action, held: _Held) -> None:
-        key = str(action)
-        self._by_action[key] = max(held, self._by_action.get(key, held), key=lambda held: held.total)
+    def _note(self, action: Action, *moments: _Held) -> None:
+        before = self._by_action.get(action, _Held())
+        self._by_action[action] = max(before, *moments, key=lambda held: held.total)
 
-    # --- sizes
-
-    def _saved(self, action: Action, chunk: Chunk) -> float:
-        """What one unit's forward keeps beside the cache."""
-        memory, layers = self._memory, self._layers[action.virtual_stage]
-        saved = chunk.length * memory.part_bytes_per_token(layers, micro_batch_size=self._batch)
-        if action.virtual_stage == self._plan.first_virtual_stage:
-            saved += chunk.length * memory.embedding_mask_bytes_per_token()
-        if memory.kv_holding is KVHolding.CONCATENATED:
-            rows = chunk.length + (chunk.stop if chunk.count > 1 else 0)
-            saved += rows * memory.kv_bytes_per_token() * layers
-        elif chunk.count == 1:
-            saved += chunk.length * memory.kv_bytes_per_token() * layers
-        if self._is_last(action):
-            saved += chunk.length * memory.head_bytes_per_token()
-        # The first layer's input is the message as it was received.
-        received = self._message(chunk) if self._receives(action._replace(kind=F)) else 0.0
-        return saved * self._batch - received
-
-    def _softmax(self, action: Action, chunk: Chunk) -> float:
-        if not self._is_last(action):
-            return 0.0
-        return self._memory.softmax_bytes(chunk.length * self._batch)
-
-    def _pending(self, action: Action, chunk: Chunk) -> float:
-        per_layer = chunk.length * self._batch * self._memory.pending_bytes_per_token()
-        return per_layer * self._layers[action.virtual_stage]
-
-    def _pending_head(self, action: Action, chunk: Chunk) -> float:
-        if not self._is_last(action) or self._memory.cross_entropy_slice_tokens is not None:
-            return 0.0
-        return chunk.length * self._batch * self._memory.pending_head_bytes_per_token()
-
-    def _message(self, chunk: Chunk) -> float:
-        return chunk.length * self._batch * self._memory.message_bytes_per_token()
+    # --- what is there all the time
 
     def _pooled(self) -> tuple[float, float]:
         """Most keys and values, and most of their gradients, that the rank ever holds."""
@@ -249,13 +194,3 @@ class _Walk:
         if plan.last_virtual_stage in self._parts:
             count += memory.head_parameters(is_alone=plan.num_all_virtual_stages == 1)
         return count
-
-    def _is_last(self, action: Action) -> bool:
-        return action.virtual_stage == self._plan.last_virtual_stage
-
-    def _receives(self, action: Action) -> bool:
-        """Whether the action consumes a message."""
-        if not self._communicates:
-            return False
-        edge = self._plan.first_virtual_stage if action.kind is F else self._plan.last_virtual_stage
-        return action.virtual_stage != edge
