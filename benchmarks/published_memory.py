@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,7 +25,7 @@ from megatron.seq1f1b.model.memory import KVHolding, ModelMemory
 from megatron.seq1f1b.partition import partition
 from megatron.seq1f1b.planning.estimate import estimate
 from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD
-from megatron.seq1f1b.schedule import add_communication, make_plan
+from megatron.seq1f1b.schedule import Plan, add_communication, make_plan
 
 STAGES, MICROBATCHES, CHUNKS, VIRTUAL_STAGES = 8, 16, 4, 2
 CAPACITY = 80.0
@@ -85,24 +86,31 @@ def memory_of(model: Published, kv_holding: KVHolding) -> ModelMemory:
     )
 
 
-def estimated_gb(memory: ModelMemory, schedule: str, seq_length: int, *, overhead: float) -> float:
-    """Reserved by the worst stage."""
+@cache
+def plan_of(schedule: str) -> Plan:
+    """With its messages; the lengths of a model share it."""
     virtual = VIRTUAL_STAGES if schedule.endswith("interleaved") else 1
     chunks = CHUNKS if schedule.startswith("seq1f1b") else 1
-    plan = make_plan(
-        schedule, stages=STAGES, microbatches=MICROBATCHES, chunks=chunks, virtual_stages=virtual
+    return add_communication(
+        make_plan(schedule, stages=STAGES, microbatches=MICROBATCHES, chunks=chunks, virtual_stages=virtual)
     )
+
+
+@cache
+def estimated_gb(memory: ModelMemory, schedule: str, seq_length: int, *, overhead: float) -> float:
+    """Reserved by the worst stage."""
+    plan = plan_of(schedule)
     boundaries = partition(
         "uniform_comp",
         seq_length=seq_length,
-        chunks=chunks,
+        chunks=plan.num_chunks,
         multiple_of=memory.tensor_parallel,
         **partition_costs(memory.dimensions),
     )
-    parts = STAGES * virtual
+    parts = plan.num_all_virtual_stages
     report = estimate(
         memory,
-        add_communication(plan),
+        plan,
         boundaries,
         layers_of_virtual_stages=[memory.dimensions.num_layers // parts] * parts,
         allocator_overhead=overhead,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from benchmarks.dry_run import MODEL as MODEL_30B
 from benchmarks.dry_run import SCHEDULES as SCHEDULES_30B
@@ -14,7 +15,7 @@ from megatron.seq1f1b.planning.device_costs import DeviceCosts
 from megatron.seq1f1b.planning.devices import load_device
 from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD
 from megatron.seq1f1b.planning.models import named_model
-from megatron.seq1f1b.schedule import make_plan, simulate, unit_costs, with_communication
+from megatron.seq1f1b.schedule import Plan, make_plan, simulate, unit_costs, with_communication
 
 STAGES = 8
 CHUNKS = (2, 4, 8, 16)
@@ -49,6 +50,12 @@ def pays() -> str:
     return f"{_speedups('7b', 32768, tensor_parallel=4)}\n\n{_speedups('7b', 131072, tensor_parallel=8)}"
 
 
+@cache
+def _plan(schedule: str, microbatches: int, chunks: int) -> Plan:
+    """With its messages; all lengths share it."""
+    return with_communication(make_plan(schedule, stages=STAGES, microbatches=microbatches, chunks=chunks))
+
+
 def _speedups(name: str, seq_length: int, *, tensor_parallel: int) -> str:
     memory = named_model(name).memory(tensor_parallel=tensor_parallel)
     device = DeviceCosts(device=load_device("a100"), memory=memory)
@@ -62,9 +69,8 @@ def _speedups(name: str, seq_length: int, *, tensor_parallel: int) -> str:
             multiple_of=tensor_parallel,
             **partition_costs(memory.dimensions),
         )
-        plan = make_plan(schedule, stages=STAGES, microbatches=microbatches, chunks=chunks)
         costs = device.costs(boundaries, layers_of_virtual_stages=layers)
-        return simulate(with_communication(plan), costs).makespan_seconds
+        return simulate(_plan(schedule, microbatches, chunks), costs).makespan_seconds
 
     body = []
     for times in (1, 2, 4, 8):
