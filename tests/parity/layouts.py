@@ -6,6 +6,7 @@ ranks, so that any layout can be compared with one process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -71,20 +72,17 @@ def run_step(flags: str, dtype: torch.dtype) -> Outcome | None:
         losses = gradients(run, trained, forward_backward, iterators)
         if run.config.parallel.use_distributed_optimizer:
             _gather_reduced_shards(trained)
-        grads = _whole_gradients(run, trained)
+        grads = whole_tensors(run, trained, lambda parameter: parameter.main_grad)
         total = _pipeline_sum(sum((loss[LOSS] for loss in losses), torch.zeros(2)).double())
         validation_loss = None
         if run.config.training.eval_iters > 0:
             validation_loss = evaluate(run, trained, forward_backward, iterators)
     finally:
         parallel_state.destroy_model_parallel()
-    everyone: list[object] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, grads)
+    everyone = assembled(grads)
     if dist.get_rank() != 0:
         return None
-    return Outcome(
-        loss=float(total[0] / total[1]), grads=_assemble(everyone), validation_loss=validation_loss
-    )
+    return Outcome(loss=float(total[0] / total[1]), grads=everyone, validation_loss=validation_loss)
 
 
 def training_data(run: Run, *, num_samples: int) -> SampleDataset:
@@ -95,8 +93,10 @@ def training_data(run: Run, *, num_samples: int) -> SampleDataset:
     return dataset
 
 
-def _whole_gradients(run: Run, trained: Trained) -> dict[str, tuple[int, int, bool, torch.Tensor]]:
-    """By name: (axis, tensor-parallel rank, whether gate and values are stacked, gradient)."""
+def whole_tensors(
+    run: Run, trained: Trained, of: Callable[[torch.nn.Parameter], torch.Tensor]
+) -> dict[str, tuple[int, int, bool, torch.Tensor]]:
+    """By name: (axis, tensor-parallel rank, whether gate and values are stacked, a parameter's tensor)."""
     replica = parallel_state.get_data_parallel_rank()
     replica_of_experts = parallel_state.get_expert_data_parallel_rank()
     found = {}
@@ -108,7 +108,7 @@ def _whole_gradients(run: Run, trained: Trained) -> dict[str, tuple[int, int, bo
             axis = int(parameter.partition_dim) if getattr(parameter, "tensor_model_parallel", False) else -1
             gated = run.config.model.swiglu and "linear_fc1" in name
             rank = parallel_state.get_tensor_model_parallel_rank()
-            found[name] = (axis, rank, gated, parameter.main_grad.clone())
+            found[name] = (axis, rank, gated, of(parameter).detach().clone())
     return found
 
 
@@ -122,7 +122,10 @@ def _gather_reduced_shards(trained: Trained) -> None:
                 dist.all_gather_into_tensor(bucket.grad_data, own, group=replicas)
 
 
-def _assemble(everyone: list) -> dict[str, torch.Tensor]:
+def assembled(own: dict[str, tuple[int, int, bool, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The tensors of the whole model from what `whole_tensors` found on each process; collective."""
+    everyone: list[dict] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
     shards: dict[str, dict[int, tuple]] = {}
     for found in everyone:
         for name, (axis, rank, gated, grad) in found.items():

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.model.flops import ModelDimensions
 from megatron.seq1f1b.model.memory import KVHolding, ModelMemory, Recompute
 from megatron.seq1f1b.planning.estimate import estimate
+from megatron.seq1f1b.planning.from_run import is_mixed_precision, update_memory_of
 from megatron.seq1f1b.planning.memory_report import MemoryReport
 from megatron.seq1f1b.planning.occupancy import first_microbatches, microbatches_until_peak
 from megatron.seq1f1b.schedule import add_communication, make_plan, validate_plan
+from tests.config.flags import words
 
 ROOT = Path(__file__).resolve().parents[2]
 DIMENSIONS = ModelDimensions(
@@ -46,6 +49,25 @@ def report(
 def live_activations(estimated: MemoryReport, stage: int = 0) -> int:
     held = estimated.stages[stage]
     return held.activations_bytes + held.kv_cache_bytes + held.dkv_bytes + held.communication_bytes
+
+
+@pytest.mark.parametrize(
+    ("flags", "bytes_per_parameter"),
+    [
+        ("", (4, 8)),
+        ("--bf16", (4, 12)),
+        ("--bf16 --grad-reduce-in-bf16", (2, 12)),
+        ("--optimizer sgd", (4, 4)),
+        ("--optimizer sgd --sgd-momentum 0", (4, 0)),
+        ("--bf16 --optimizer sgd --sgd-momentum 0", (4, 4)),
+    ],
+)
+def test_what_gradients_and_optimizer_hold(flags: str, bytes_per_parameter: tuple[int, int]) -> None:
+    """Of gradients, and of moments with master weights."""
+    config = parse_arguments(words(flags))
+    update = update_memory_of(config)
+    optimizer_bytes = update.optimizer_bytes(is_mixed=is_mixed_precision(config))
+    assert (update.gradient_bytes, optimizer_bytes) == bytes_per_parameter
 
 
 def test_the_peak_is_the_sum_of_its_fields_times_the_overhead() -> None:

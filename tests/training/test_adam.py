@@ -28,10 +28,13 @@ def take_steps(
         optimizer.step()
 
 
-def test_equals_torchs_to_the_last_bit() -> None:
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adam])
+def test_equals_torchs_to_the_last_bit(kind: type[torch.optim.Optimizer]) -> None:
     ours, theirs = parameters(), parameters()
-    take_steps(GroupStepAdamW(ours, **OPTIONS), ours, first=0, count=5)  # type: ignore[arg-type]
-    take_steps(torch.optim.AdamW(theirs, **OPTIONS), theirs, first=0, count=5)  # type: ignore[arg-type]
+    is_decoupled = kind is torch.optim.AdamW
+    optimizer = GroupStepAdamW(ours, adam_w_mode=is_decoupled, **OPTIONS)  # type: ignore[arg-type]
+    take_steps(optimizer, ours, first=0, count=5)
+    take_steps(kind(theirs, **OPTIONS), theirs, first=0, count=5)  # type: ignore[arg-type]
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 

@@ -15,8 +15,8 @@ FLAGS = (
 
 def chunks_row(extra: str) -> str:
     run = prepare(parse_arguments((FLAGS + extra).split()), world_size=2)
-    rows = banner(run, num_parameters=1, device="cpu", adam="torch", attention="cpu").splitlines()
-    return next(row for row in rows if row.strip().startswith("chunks"))
+    text = banner(run, num_parameters=1, device="cpu", optimizer="torch's AdamW", attention="cpu")
+    return next(row for row in text.splitlines() if row.strip().startswith("chunks"))
 
 
 def test_a_window_known_at_the_start_is_in_the_partition() -> None:

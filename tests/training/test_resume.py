@@ -24,6 +24,12 @@ SAME = {
     ),
     "distributed fp16": (4, f"{DP2} --use-distributed-optimizer --fp16 --initial-loss-scale 1024"),
     "distributed bf16": (4, f"{DP2} --use-distributed-optimizer --bf16"),
+    "sgd": (2, f"{PP2} --pipe-sp-splits 4 --bf16 --optimizer sgd --decoupled-lr 2e-2"),
+    "sgd without momentum": (2, f"{PP2} --optimizer sgd --sgd-momentum 0"),
+    "decoupled": (
+        2,
+        "--use-distributed-optimizer --decoupled-lr 2e-2 --decoupled-min-lr 1e-2 --no-decoupled-weight-decay",
+    ),
     "interleaved": (2, f"{PP2} --num-virtual-stages-per-pipeline-rank 2 --pipe-sp-splits 2"),
 }
 WRITER = (DP2, f"{PP2} --tensor-model-parallel-size 2 --sequence-parallel --pipe-sp-splits 2")
@@ -38,7 +44,12 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("case", SAME)
+SLOW = ("sgd without momentum", "decoupled")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in SAME]
+)
 def test_resume_under_the_same_layout_is_exact(case: str, tmp_path: Path) -> None:
     world_size, flags = SAME[case]
     straight, resumed, save = (str(tmp_path / name) for name in ("straight", "resumed", "save"))

@@ -55,8 +55,14 @@ def test_optimizers_take_over_each_others_state(case: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("optimizer", ["", pytest.param(DISTRIBUTED, marks=pytest.mark.slow)])
 def test_flags_decide_what_the_optimizer_is_told_after_a_resume(optimizer: str, tmp_path: Path) -> None:
     """A learning rate or an Adam beta that changes is not overruled by what the checkpoint holds."""
-    told = {"slower": "--lr 5e-3", "as before": "", "forgetful": "--adam-beta1 0.1"}
-    flags = f"{BASE} --lr-decay-style constant {optimizer} --train-iters"
+    told = {
+        "slower": "--lr 5e-3",
+        "as before": "",
+        "forgetful": "--adam-beta1 0.1",
+        "faster embeddings": "--decoupled-lr 4e-2",
+        "decay in the gradient": "--no-decoupled-weight-decay --weight-decay 1",
+    }
+    flags = f"{BASE} --lr-decay-style constant --decoupled-lr 2e-2 {optimizer} --train-iters"
     runs = [(f"{flags} 2 --save {tmp_path / 'save'}", str(tmp_path / "first"))]
     runs += [
         (f"{flags} 4 --load {tmp_path / 'save'} {words}", str(tmp_path / name))
@@ -66,4 +72,5 @@ def test_flags_decide_what_the_optimizer_is_told_after_a_resume(optimizer: str, 
     rows = {name: rows_of(tmp_path / name) for name in told}
     assert [row["learning_rate"] for row in rows["slower"]] == [5e-3, 5e-3]
     assert [row["learning_rate"] for row in rows["as before"]] == [1e-2, 1e-2]
-    assert rows["forgetful"][1]["lm_loss"] != rows["as before"][1]["lm_loss"]
+    for name in ("forgetful", "faster embeddings", "decay in the gradient"):
+        assert rows[name][1]["lm_loss"] != rows["as before"][1]["lm_loss"], name

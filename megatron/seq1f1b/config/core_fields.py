@@ -32,8 +32,12 @@ SERVED = """
     num_layers_in_last_pipeline_stage
 --num-virtual-stages-per-pipeline-rank or --num-layers-per-virtual-pipeline-stage
     virtual_pipeline_model_parallel_size
---ddp-bucket-size
+--ddp-bucket-size or --ddp-num-buckets
     bucket_size
+--ddp-average-in-collective
+    average_in_collective
+--ddp-reduce-scatter-with-fp32-accumulation
+    reduce_scatter_with_fp32_accumulation
 --ddp-pad-buckets-for-high-nccl-busbw
     pad_buckets_for_high_nccl_busbw
 --check-for-nan-in-loss-and-grad, which checks losses too and names the place
@@ -42,7 +46,9 @@ SERVED = """
 
 DERIVED = """
 the precision: --bf16, --fp16 or neither
-    params_dtype pipeline_dtype grad_reduce_in_fp32
+    params_dtype pipeline_dtype
+half precision without --grad-reduce-in-bf16
+    grad_reduce_in_fp32
 no CUDA device
     use_cpu_initialization
 the run, which sets its own functions
@@ -118,16 +124,13 @@ experts: not served yet
     moe_latent_size moe_deepep_num_sms moe_hybridep_num_sms
 groups of processes are made with NCCL's own settings
     nccl_ub
-gradients are reduced as Megatron-Core does by default
-    reduce_scatter_with_fp32_accumulation average_in_collective
 use --use-distributed-optimizer
     use_custom_fsdp suggested_communication_unit_size preserve_fp32_weights fsdp_double_buffer
     outer_dp_sharding_strategy fsdp_manual_registration
-optimizer: not served yet
-    apply_wd_to_qk_layernorm store_param_remainders decoupled_weight_decay muon_split_qkv
-    muon_use_nesterov muon_scale_mode muon_fp32_matmul_prec muon_num_ns_steps muon_tp_mode
-    muon_extra_scale_factor use_torch_optimizer_for_cpu_offload overlap_cpu_optimizer_d2h_h2d
-    pin_cpu_grads pin_cpu_params
+it is of --use-precision-aware-optimizer, which needs the Adam of Transformer Engine 2.1 on a GPU
+    store_param_remainders
+it needs NVIDIA's package emerging_optimizers, which is not used here
+    muon_split_qkv
 """
 
 

@@ -47,6 +47,16 @@ def _idle(config: Config) -> Iterator[_Idle]:
         yield optimizer, ("lr_warmup_init",), "there is no warmup"
     if optimizer.lr_decay_style == "constant":
         yield optimizer, ("min_lr",), "a constant learning rate does not fall"
+    if optimizer.decoupled_lr is not None and optimizer.lr_decay_style == "constant":
+        yield optimizer, ("decoupled_min_lr",), "a constant learning rate does not fall"
+    if optimizer.optimizer == "sgd":
+        adam = ("adam_beta1", "adam_beta2", "adam_eps", "decoupled_weight_decay")
+        yield optimizer, adam, "--optimizer is sgd, whose weight decay is a part of the gradient"
+    else:
+        yield optimizer, ("sgd_momentum",), "--optimizer is adam"
+    if not config.model.qk_layernorm:
+        norms = ("apply_wd_to_qk_layernorm",)
+        yield optimizer, norms, "queries and keys have no norms without --qk-layernorm"
     if not config.run.manual_gc:
         yield config.run, ("manual_gc_interval", "manual_gc_eval"), "Python collects as usual"
     if config.checkpoint.save is None:

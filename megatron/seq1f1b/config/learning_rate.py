@@ -64,6 +64,7 @@ def learning_rate_of(
 
 
 def _check_rates(options: OptimizerOptions) -> None:
+    _check_decoupled_rates(options)
     if options.min_lr > options.lr:
         raise ConfigurationError(
             f"--min-lr {options.min_lr:g} is more than --lr {options.lr:g}, the highest; lower it"
@@ -73,6 +74,24 @@ def _check_rates(options: OptimizerOptions) -> None:
             f"--lr-warmup-init {options.lr_warmup_init:g} is more than --lr {options.lr:g}, where "
             "the warmup ends; lower it"
         )
+
+
+def _check_decoupled_rates(options: OptimizerOptions) -> None:
+    """Embedding and output layer follow the same schedule between rates of their own."""
+    highest, lowest = options.decoupled_lr, options.decoupled_min_lr
+    if highest is None:
+        if lowest is not None:
+            raise ConfigurationError(
+                f"--decoupled-min-lr {lowest:g} is where --decoupled-lr ends, which is not given; give both"
+            )
+        return
+    flag, lowest = ("--min-lr", options.min_lr) if lowest is None else ("--decoupled-min-lr", lowest)
+    for name, rate in {flag: lowest, "--lr-warmup-init": options.lr_warmup_init}.items():
+        if rate > highest:
+            raise ConfigurationError(
+                f"{name} {rate:g} is more than --decoupled-lr {highest:g}, the highest of the embedding and "
+                f"the output layer; {'give a lower --decoupled-min-lr' if name == '--min-lr' else 'lower it'}"
+            )
 
 
 def _check_units(options: OptimizerOptions, *, in_samples: bool) -> None:

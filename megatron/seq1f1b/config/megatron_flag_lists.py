@@ -23,8 +23,10 @@ norms are torch's own
     --no-persist-layer-norm
 attention scores are always float32 or wider
     --attention-softmax-in-fp32
-gradients of half precisions are always summed in float32
+gradients of half precisions are summed in float32 but with --grad-reduce-in-bf16
     --accumulate-allreduce-grads-in-fp32
+Megatron-Core 0.16.1 reads it with its FSDP alone
+    --no-gradient-reduce-div-fusion
 initial weights are the same under any layout
     --use-cpu-initialization
 weights are always initialised, and then loaded
@@ -166,8 +168,12 @@ every step is trained
     --skip-train --iterations-to-skip --result-rejected-tracker-filename
 use --use-distributed-optimizer
     --use-torch-fsdp2 --use-megatron-fsdp --data-parallel-sharding-strategy
-use --use-distributed-optimizer, or --recompute-granularity
-    --optimizer-cpu-offload --optimizer-offload-fraction --cpu-offloading-num-layers
+use --recompute-granularity
+    --cpu-offloading-num-layers
+it pins host memory beside a GPU, and its states were never resumed here; use --use-distributed-optimizer
+    --optimizer-cpu-offload --optimizer-offload-fraction --use-torch-optimizer-for-cpu-offload
+    --overlap-cpu-optimizer-d2h-h2d --no-pin-cpu-grads --no-pin-cpu-params
+it needs the Adam of Transformer Engine 2.1 on a GPU, never run here; use --use-distributed-optimizer
     --use-precision-aware-optimizer --main-grads-dtype --main-params-dtype --exp-avg-dtype
     --exp-avg-sq-dtype
 use --sequence-parallel
@@ -181,11 +187,8 @@ the schedule decides; give --pipeline-schedule a plan of your own
     --microbatch-group-size-per-virtual-pipeline-stage
 Megatron-Core's messages cross in some layouts when batched; leave it out
     --overlap-p2p-communication-warmup-flush --use-ring-exchange-p2p
-use --ddp-bucket-size
-    --ddp-num-buckets
-gradients are reduced as Megatron-Core does by default; leave it out
-    --ddp-average-in-collective --ddp-reduce-scatter-with-fp32-accumulation --grad-reduce-in-bf16
-    --overlap-param-gather-with-optimizer-step --no-gradient-reduce-div-fusion
+use --overlap-param-gather; an optimizer of its own for the first model part has checkpoints of its own
+    --overlap-param-gather-with-optimizer-step
 ranks are laid out tensor, data, pipeline; leave it out
     --use-tp-pp-dp-mapping
 use --pipe-sp-splits
@@ -207,10 +210,11 @@ use --normalization
     --apply-layernorm-1p
 initial weights are normal, with --init-method-std
     --init-method-xavier-uniform --embedding-init-method-std --data-parallel-random-init
-use --optimizer adam
-    --sgd-momentum --muon-momentum --use-muon
-all parameters follow --lr
-    --decoupled-lr --decoupled-min-lr --head-lr-mult
+it needs NVIDIA's package emerging_optimizers, which is not used here; use --optimizer adam or sgd
+    --use-muon --muon-momentum --muon-no-split-qkv --muon-use-nesterov --muon-scale-mode
+    --muon-fp32-matmul-prec --muon-num-ns-steps --muon-tp-mode --muon-extra-scale-factor
+use --decoupled-lr
+    --head-lr-mult
 chunks keep keys and values and not latents; use --group-query-attention
     --multi-latent-attention
 every layer predicts the next token alone

@@ -44,6 +44,7 @@ _AT_LEAST_ONE = frozenset(
         "log_interval",
         "num_dataset_builder_threads",
         "ddp_bucket_size",
+        "ddp_num_buckets",
         "tensorboard_log_interval",
         "tensorboard_queue_size",
         "eval_interval",
@@ -70,6 +71,7 @@ _AT_LEAST_ZERO = frozenset(
         "end_weight_decay",
         "lr_warmup_init",
         "min_lr",
+        "decoupled_min_lr",
         "weight_decay",
         "moe_aux_loss_coeff",
         "moe_z_loss_coeff",
@@ -83,6 +85,7 @@ _AT_LEAST_ZERO = frozenset(
 _POSITIVE = frozenset(
     {
         "lr",
+        "decoupled_lr",
         "loss_scale",
         "initial_loss_scale",
         "min_loss_scale",
@@ -95,7 +98,7 @@ _POSITIVE = frozenset(
     }
 )
 _BELOW_ONE = frozenset(
-    {"adam_beta1", "adam_beta2", "lr_warmup_fraction", "hidden_dropout", "attention_dropout"}
+    {"adam_beta1", "adam_beta2", "sgd_momentum", "lr_warmup_fraction", "hidden_dropout", "attention_dropout"}
 )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron.seq1f1b.config.batch_sizes import BatchSizes, batch_sizes_of
+from megatron.seq1f1b.config.data_parallel import check_data_parallel
 from megatron.seq1f1b.config.experts import check_experts
 from megatron.seq1f1b.config.layout import UPSTREAM_SCHEDULES, Layout
 from megatron.seq1f1b.config.learning_rate import learning_rate_of
@@ -40,7 +41,7 @@ def validate(config: Config, *, world_size: int) -> Layout:
     ffn_hidden_size, kv_channels, num_query_groups = _model_sizes(config.model)
     _check_tensor_parallel(config, ffn_hidden_size)
     check_query_groups(config, groups=num_query_groups, head_dim=kv_channels)
-    _check_data_parallel(config.parallel)
+    check_data_parallel(config)
     layers = layers_of_virtual_stages(config.model, config.parallel)
     data_parallel_size = _data_parallel_size(config.parallel, world_size)
     batch_sizes = batch_sizes_of(config.training, data_parallel_size=data_parallel_size)
@@ -232,25 +233,6 @@ def _window_size(model: ModelOptions) -> tuple[int, int] | None:
             f"--window-size {max(left, 1)},0, or leave it out"
         )
     return left, right
-
-
-def _check_data_parallel(parallel: ParallelOptions) -> None:
-    if parallel.overlap_param_gather and not (
-        parallel.use_distributed_optimizer and parallel.overlap_grad_reduce
-    ):
-        raise ConfigurationError(
-            "--overlap-param-gather needs --use-distributed-optimizer and --overlap-grad-reduce; give both"
-        )
-    if parallel.ddp_bucket_size is not None and not parallel.overlap_grad_reduce:
-        raise ConfigurationError(
-            f"--ddp-bucket-size {parallel.ddp_bucket_size} means nothing without --overlap-grad-reduce: "
-            "gradients are then reduced all together; give it, or leave the size out"
-        )
-    if parallel.ddp_pad_buckets_for_high_nccl_busbw and not parallel.use_distributed_optimizer:
-        raise ConfigurationError(
-            "--ddp-pad-buckets-for-high-nccl-busbw means nothing without --use-distributed-optimizer; give "
-            "it, or leave the padding out"
-        )
 
 
 def _max_positions(config: Config) -> int:

@@ -22,13 +22,19 @@ from functools import cached_property
 from megatron.seq1f1b.model.expert_memory import ExpertMemory, num_mlp_tensors
 from megatron.seq1f1b.model.flops import ModelDimensions
 
-GRADIENT_BYTES = 4
-"""Gradients accumulate in float32, also under bfloat16."""
 
+@dataclass(frozen=True, kw_only=True)
+class UpdateMemory:
+    """What gradients and optimizer hold of every parameter, in bytes."""
 
-def optimizer_bytes_per_parameter(is_mixed: bool) -> int:
-    """Adam's two float32 moments, and under bfloat16 the float32 master weight."""
-    return 12 if is_mixed else 8
+    gradient_bytes: int = 4
+    """Gradients accumulate in float32, also under bfloat16, unless they are asked to be bfloat16, too."""
+    num_moments: int = 2
+    """Of float32: Adam's two, or SGD's momentum."""
+
+    def optimizer_bytes(self, *, is_mixed: bool) -> int:
+        """The moments, and under bfloat16 the float32 master weight."""
+        return 4 * (self.num_moments + is_mixed)
 
 
 class Recompute(str, Enum):
@@ -60,6 +66,7 @@ class ModelMemory:
     is_sequence_parallel: bool = False
     is_mixed: bool = True
     """bfloat16 with float32 master weights; else float32."""
+    update: UpdateMemory = UpdateMemory()
     optimizer_shards: int = 1
     """Data-parallel ranks that share the optimizer's states."""
     rotary_dim: int = 0
@@ -164,7 +171,7 @@ class ModelMemory:
         """Of the optimizer's states of so many parameters, some of them of experts."""
         alike = max(1, self.optimizer_shards // self.expert_parallel)
         kept = (parameters - of_experts) / self.optimizer_shards + of_experts / alike
-        return kept * optimizer_bytes_per_parameter(self.is_mixed)
+        return kept * self.update.optimizer_bytes(is_mixed=self.is_mixed)
 
     # --- what stays from forward to backward
 

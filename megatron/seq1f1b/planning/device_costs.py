@@ -18,7 +18,7 @@ from megatron.seq1f1b.model.flops import (
     ModelDimensions,
     training_flops_per_sequence,
 )
-from megatron.seq1f1b.model.memory import GRADIENT_BYTES, ModelMemory, Recompute
+from megatron.seq1f1b.model.memory import ModelMemory, Recompute
 from megatron.seq1f1b.planning.devices import Device
 from megatron.seq1f1b.planning.stage_costs import CostOfChunk, stage_costs
 from megatron.seq1f1b.schedule import Costs
@@ -87,9 +87,10 @@ class DeviceCosts:
 
         Nothing of it is assumed to overlap with computation.
         """
-        exchanged = parameters * (GRADIENT_BYTES + self.memory.element_bytes)
+        gradient_bytes = self.memory.update.gradient_bytes
+        exchanged = parameters * (gradient_bytes + self.memory.element_bytes)
         share = (self.data_parallel - 1) / self.data_parallel
-        state_bytes = self.memory.optimizer_bytes(parameters) + GRADIENT_BYTES * parameters
+        state_bytes = self.memory.optimizer_bytes(parameters) + gradient_bytes * parameters
         optimizer = 2.0 * state_bytes / self.device.memory_bytes_per_second
         return share * exchanged / self.device.network_bytes_per_second + optimizer
 

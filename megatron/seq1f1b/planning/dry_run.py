@@ -16,13 +16,17 @@ import torch
 from megatron.core import parallel_state
 
 from megatron.seq1f1b.chunk import Chunk, chunks_from
-from megatron.seq1f1b.model.memory import GRADIENT_BYTES, optimizer_bytes_per_parameter
 from megatron.seq1f1b.model.prefix_states import KVCachePool
 from megatron.seq1f1b.planning.balanced_experts import balanced_experts
 from megatron.seq1f1b.planning.fake_stage import fake_rank, zeros_like_tokens
 from megatron.seq1f1b.planning.flash_shapes import FlashShapes, dropout, rms_norm
 from megatron.seq1f1b.planning.forked import map_in_forks
-from megatron.seq1f1b.planning.from_run import RunLike, allocator_overhead_of, is_mixed_precision
+from megatron.seq1f1b.planning.from_run import (
+    RunLike,
+    allocator_overhead_of,
+    is_mixed_precision,
+    update_memory_of,
+)
 from megatron.seq1f1b.planning.live_bytes import POOLED, Category, LiveBytes
 from megatron.seq1f1b.planning.memory_report import MemoryReport, StageMemory
 from megatron.seq1f1b.planning.occupancy import first_microbatches, microbatches_until_peak
@@ -157,19 +161,20 @@ class _Stage:
 
     def _memory(self, parts: Sequence[torch.nn.Module], live: LiveBytes) -> StageMemory:
         """The report, with what follows from the parameters by arithmetic."""
-        parallel, is_mixed = self._run.config.parallel, is_mixed_precision(self._run.config)
+        config, update = self._run.config, update_memory_of(self._run.config)
+        parallel, is_mixed = config.parallel, is_mixed_precision(config)
         parameters = [parameter for part in parts for parameter in part.parameters()]
         count = sum(parameter.numel() for parameter in parameters)
         of_experts = sum(each.numel() for each in parameters if not getattr(each, "allreduce", True))
         replicas = self._run.layout.data_parallel_size if parallel.use_distributed_optimizer else 1
-        sharing = self._run.config.experts.expert_model_parallel_size
+        sharing = config.experts.expert_model_parallel_size
         # Ranks with the same experts share their optimizer's states.
         kept = (count - of_experts) / replicas + of_experts / max(1, replicas // sharing)
         return StageMemory(
             stage=self._rank,
             parameters_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-            gradients_bytes=count * GRADIENT_BYTES,
-            optimizer_bytes=int(kept * optimizer_bytes_per_parameter(is_mixed)),
+            gradients_bytes=count * update.gradient_bytes,
+            optimizer_bytes=int(kept * update.optimizer_bytes(is_mixed=is_mixed)),
             activations_bytes=live.at_peak[Category.ACTIVATIONS],
             kv_cache_bytes=live.at_peak[Category.KV_CACHE],
             dkv_bytes=live.at_peak[Category.DKV],

@@ -13,7 +13,7 @@ from functools import cache
 from typing import NamedTuple
 
 from megatron.seq1f1b.chunk import Boundaries, Chunk, chunks_from
-from megatron.seq1f1b.model.memory import GRADIENT_BYTES, KVHolding, ModelMemory
+from megatron.seq1f1b.model.memory import KVHolding, ModelMemory
 from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport, StageMemory
 from megatron.seq1f1b.planning.unit_memory import UnitMemories, UnitMemory
 from megatron.seq1f1b.schedule import Action, ActionKind, Channel, Plan, channel_of
@@ -118,7 +118,7 @@ class _Walk:
         return StageMemory(
             stage=self._rank,
             parameters_bytes=round(parameters * memory.element_bytes),
-            gradients_bytes=round(parameters * GRADIENT_BYTES),
+            gradients_bytes=round(parameters * memory.update.gradient_bytes),
             optimizer_bytes=round(memory.optimizer_bytes(parameters, of_experts=of_experts)),
             activations_bytes=round(peak.activations + tables),
             kv_cache_bytes=round(kv_caches),

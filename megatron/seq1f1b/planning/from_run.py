@@ -8,7 +8,7 @@ from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.config import Config, Layout
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import ModelDimensions
-from megatron.seq1f1b.model.memory import ModelMemory, Recompute
+from megatron.seq1f1b.model.memory import ModelMemory, Recompute, UpdateMemory
 from megatron.seq1f1b.planning.estimate import estimate
 from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport
 from megatron.seq1f1b.schedule import Plan
@@ -60,6 +60,16 @@ def estimate_run(run: RunLike) -> MemoryReport:
     )
 
 
+def update_memory_of(config: Config) -> UpdateMemory:
+    """What gradients and the optimizer of a run hold of every parameter."""
+    optimizer = config.optimizer
+    moments = {"adam": 2, "sgd": 1 if optimizer.sgd_momentum else 0}
+    return UpdateMemory(
+        gradient_bytes=2 if config.parallel.grad_reduce_in_bf16 else 4,
+        num_moments=moments[optimizer.optimizer],
+    )
+
+
 def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> ModelMemory:
     """The model on one rank of a run.
 
@@ -80,6 +90,7 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
         tensor_parallel=parallel.tensor_model_parallel_size,
         is_sequence_parallel=parallel.sequence_parallel,
         is_mixed=is_mixed_precision(config),
+        update=update_memory_of(config),
         optimizer_shards=layout.data_parallel_size if parallel.use_distributed_optimizer else 1,
         rotary_dim=int(dimensions.head_dim * model.rotary_percent) if is_rotary else 0,
         num_learned_positions=0 if is_rotary else layout.max_position_embeddings,

@@ -10,7 +10,7 @@ from megatron.seq1f1b.schedule import simulate
 from megatron.seq1f1b.training.prepare import Run
 
 
-def banner(run: Run, *, num_parameters: int, device: str, adam: str, attention: str) -> str:
+def banner(run: Run, *, num_parameters: int, device: str, optimizer: str, attention: str) -> str:
     """The banner's lines; `num_parameters` counts the whole model once."""
     config, layout = run.config, run.layout
     parallel, training = config.parallel, config.training
@@ -43,7 +43,7 @@ def banner(run: Run, *, num_parameters: int, device: str, adam: str, attention: 
         "predicted bubble": f"{predicted_bubble(run):.1%} (from FLOPs)",
         "attention": f"{attention}{' (auto)' if config.model.attention_backend == 'auto' else ''}",
         "precision": _precision(training),
-        "optimizer": f"{adam} AdamW, {'distributed' if parallel.use_distributed_optimizer else 'replicated'}",
+        "optimizer": f"{optimizer}, {'distributed' if parallel.use_distributed_optimizer else 'replicated'}",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:>{width}} : {text}" for name, text in rows.items())

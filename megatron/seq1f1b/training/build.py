@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from megatron.core.distributed import (
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -24,7 +24,7 @@ from megatron.seq1f1b.config import ModelOptions
 from megatron.seq1f1b.model.gpt import ModelShape, build_model_part
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream import is_cpu_only
-from megatron.seq1f1b.upstream.adam import choose_adam
+from megatron.seq1f1b.upstream.optimizers import make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class Trained:
     parts: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
-    adam: str
-    """Whose Adam it is."""
+    optimizer_text: str
+    """What updates the weights, and whose it is."""
 
 
 def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
@@ -46,9 +46,10 @@ def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
     """
     dtype = params_dtype or dtype_of(run)
     transformer = transformer_config(run, dtype)
-    parts = [_wrap(part, run, transformer) for part in model_parts(run, transformer)]
-    adam = choose_adam()
-    optimizer = get_megatron_optimizer(_optimizer_config(run, dtype), parts)
+    bare = [_in_precision(part, transformer) for part in model_parts(run, transformer)]
+    ddp = _data_parallel_config(run, transformer, bare)
+    parts = [DistributedDataParallel(transformer, dataclasses.replace(ddp), part) for part in bare]
+    optimizer, optimizer_text = make_optimizer(_optimizer_config(run, dtype), parts)
     transformer.grad_scale_func = optimizer.scale_loss
     transformer.finalize_model_grads_func = finalize_model_grads
     if run.layout.uses_upstream_schedule:
@@ -59,7 +60,7 @@ def build(run: Run, *, params_dtype: torch.dtype | None = None) -> Trained:
         parts=parts,
         optimizer=optimizer,
         scheduler=_scheduler(run, optimizer),
-        adam=adam,
+        optimizer_text=optimizer_text,
     )
 
 
@@ -174,47 +175,47 @@ def model_parts(run: Run, transformer: TransformerConfig) -> list[torch.nn.Modul
     return [build_model_part(transformer, shape, vp_stage=stage) for stage in stages]
 
 
-def _wrap(part: torch.nn.Module, run: Run, transformer: TransformerConfig) -> DistributedDataParallel:
-    """The part in its compute precision, inside Megatron-Core's data-parallel wrapper."""
+def _in_precision(part: torch.nn.Module, transformer: TransformerConfig) -> torch.nn.Module:
+    """The part in its compute precision, on this process's device."""
     if not is_cpu_only():
         part.cuda(torch.cuda.current_device())
-    if transformer.bf16 or transformer.fp16:
-        part = Float16Module(transformer, part)
+    return Float16Module(transformer, part) if transformer.bf16 or transformer.fp16 else part
+
+
+def _data_parallel_config(
+    run: Run, transformer: TransformerConfig, parts: Sequence[torch.nn.Module]
+) -> DistributedDataParallelConfig:
     parallel = run.config.parallel
-    ddp = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=transformer.bf16 or transformer.fp16,
-        overlap_grad_reduce=parallel.overlap_grad_reduce,
-        overlap_param_gather=parallel.overlap_param_gather,
-        use_distributed_optimizer=parallel.use_distributed_optimizer,
-        bucket_size=parallel.ddp_bucket_size,
+    bucket_size = parallel.ddp_bucket_size
+    if parallel.ddp_num_buckets is not None:
+        bucket_size = sum(each.numel() for part in parts for each in part.parameters())
+        bucket_size = max(1, bucket_size // parallel.ddp_num_buckets)
+    return DistributedDataParallelConfig(
+        **_same_fields(DistributedDataParallelConfig, parallel),
+        grad_reduce_in_fp32=(transformer.bf16 or transformer.fp16) and not parallel.grad_reduce_in_bf16,
+        bucket_size=bucket_size,
         pad_buckets_for_high_nccl_busbw=parallel.ddp_pad_buckets_for_high_nccl_busbw,
+        average_in_collective=parallel.ddp_average_in_collective,
+        reduce_scatter_with_fp32_accumulation=parallel.ddp_reduce_scatter_with_fp32_accumulation,
     )
-    return DistributedDataParallel(transformer, ddp, part)
 
 
 def _optimizer_config(run: Run, dtype: torch.dtype) -> OptimizerConfig:
-    options, training = run.config.optimizer, run.config.training
-    return OptimizerConfig(
-        optimizer="adam",
-        lr=options.lr,
-        min_lr=options.min_lr,
-        weight_decay=options.weight_decay,
-        adam_beta1=options.adam_beta1,
-        adam_beta2=options.adam_beta2,
-        adam_eps=options.adam_eps,
-        clip_grad=options.clip_grad,
-        log_num_zeros_in_grad=run.config.logging.log_num_zeros_in_grad,
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        loss_scale=training.loss_scale,
-        initial_loss_scale=training.initial_loss_scale,
-        min_loss_scale=training.min_loss_scale,
-        loss_scale_window=training.loss_scale_window,
-        hysteresis=training.hysteresis,
-        params_dtype=dtype,
-        use_distributed_optimizer=run.config.parallel.use_distributed_optimizer,
-        overlap_param_gather=run.config.parallel.overlap_param_gather,
-    )
+    config = run.config
+    same = _same_fields(OptimizerConfig, config.optimizer, config.training, config.parallel, config.logging)
+    precision = {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16, "params_dtype": dtype}
+    return OptimizerConfig(**(same | precision))
+
+
+def _same_fields(core: type, *sections: Any) -> dict[str, Any]:
+    """The options that have the name of a field of Megatron-Core's."""
+    names = {field.name for field in dataclasses.fields(core)}
+    return {
+        option.name: getattr(section, option.name)
+        for section in sections
+        for option in dataclasses.fields(section)
+        if option.name in names
+    }
 
 
 def _scheduler(run: Run, optimizer: MegatronOptimizer) -> OptimizerParamScheduler:

@@ -33,7 +33,15 @@ def pretrain(run: Run, start: Start | None = None) -> None:
         datasets = read_data(run)
         run = profiled(run, trained, datasets.train, run_dir)
         parameters, device = num_parameters(trained), _device_name()
-        say(banner(run, num_parameters=parameters, device=device, adam=trained.adam, attention=attention))
+        say(
+            banner(
+                run,
+                num_parameters=parameters,
+                device=device,
+                optimizer=trained.optimizer_text,
+                attention=attention,
+            )
+        )
         iteration = _load(run, trained, start)
         check_parity(run, trained, datasets.train, iteration=iteration)
         Loop(run, trained, datasets, run_dir=run_dir, iteration=iteration).train()

@@ -10,6 +10,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.checkpoint.state import random_states, set_random_states
+from megatron.seq1f1b.upstream.optimizers import inner_optimizers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Snapshot:
         """Copy what there is; 4 to 18 bytes of host memory per parameter of this process."""
         return Snapshot(
             weights=[_kept(tensor) for tensor in _weights(trained)],
-            optimizers=[_optimizer_state(each) for each in _optimizers(trained)],
+            optimizers=[_optimizer_state(each) for each in inner_optimizers(trained.optimizer)],
             num_scheduler_steps=trained.scheduler.num_steps,
             random=random_states(),
         )
@@ -36,7 +37,7 @@ class Snapshot:
         """Make everything what it was, in place."""
         for tensor, kept in zip(_weights(trained), self.weights, strict=True):
             tensor.copy_(kept)
-        for optimizer, kept_state in zip(_optimizers(trained), self.optimizers, strict=True):
+        for optimizer, kept_state in zip(inner_optimizers(trained.optimizer), self.optimizers, strict=True):
             _set_optimizer_state(optimizer, kept_state)
         trained.scheduler.num_steps = self.num_scheduler_steps
         set_random_states(self.random)
@@ -49,11 +50,6 @@ def _weights(trained: Trained) -> list[torch.Tensor]:
         for tensors in (part.module.parameters(), part.module.buffers())
         for tensor in tensors
     ]
-
-
-def _optimizers(trained: Trained) -> list[MegatronOptimizer]:
-    chained = getattr(trained.optimizer, "chained_optimizers", [trained.optimizer])
-    return [each for each in chained if not getattr(each, "is_stub_optimizer", False)]
 
 
 def _kept(tensor: torch.Tensor) -> torch.Tensor:

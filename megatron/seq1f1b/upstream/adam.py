@@ -1,10 +1,10 @@
-"""AdamW that keeps its step count where Megatron-Core's distributed optimizer can save it.
+"""Adam that keeps its step count where Megatron-Core's distributed optimizer can save it.
 
 Transformer Engine's and Apex's fused Adams keep one step count per parameter group; torch keeps one
 tensor per parameter. Megatron-Core 0.16.1 asks for the latter in distrib_optimizer.py where neither
 library is installed, and loses it: its states are allocated without a step (line 777), loaded steps
 become one tensor that every parameter counts up (line 821), and copying states asks checkpoints for
-a step that they do not have (line 937). This AdamW keeps the fused ones' convention, so that a
+a step that they do not have (line 937). This Adam keeps the fused ones' convention, so that a
 checkpoint is exact, reshardable, and the same whichever Adam wrote it.
 """
 
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 import megatron.core.optimizer as optimizers
 import torch
 from megatron.core.optimizer import distrib_optimizer
-from torch.optim.adamw import adamw
+from torch.optim.adam import adam
 
 
 class GroupStepAdamW(torch.optim.AdamW):
-    """torch's AdamW, to the last bit, with `step` in the parameter group."""
+    """torch's AdamW, to the last bit, with `step` in the parameter group; its Adam without `adam_w_mode`."""
 
     def __init__(
         self,
@@ -31,8 +31,16 @@ class GroupStepAdamW(torch.optim.AdamW):
         eps: float,
         adam_w_mode: bool = True,
     ) -> None:
-        assert adam_w_mode, "weight decay is decoupled"
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        # AdamW's own sets what tells it from Adam.
+        torch.optim.Adam.__init__(
+            self,
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=adam_w_mode,
+        )
 
     def __setstate__(self, state: dict[str, object]) -> None:
         # AdamW's own looks for a step in each parameter's state.
@@ -48,7 +56,7 @@ class GroupStepAdamW(torch.optim.AdamW):
             beta1, beta2 = group["betas"]
             # The function counts these up by one before it uses them.
             steps = [torch.tensor(float(group.get("step", 0))) for _ in parameters]
-            adamw(
+            adam(
                 parameters,
                 [parameter.grad for parameter in parameters],
                 [state["exp_avg"] for state in states],
@@ -62,6 +70,7 @@ class GroupStepAdamW(torch.optim.AdamW):
                 weight_decay=group["weight_decay"],
                 eps=group["eps"],
                 maximize=False,
+                decoupled_weight_decay=group["decoupled_weight_decay"],
             )
             group["step"] = int(group.get("step", 0)) + 1
 
@@ -74,16 +83,17 @@ class GroupStepAdamW(torch.optim.AdamW):
 
 
 def choose_adam() -> str:
-    """Let Megatron-Core use `GroupStepAdamW` where it found no fused Adam; what it uses, for the banner."""
-    if optimizers.Adam is GroupStepAdamW:
-        return "torch's"
-    if not optimizers.USING_PYTORCH_OPTIMIZER:
-        package = optimizers.Adam.__module__.split(".")[0]
-        return {"transformer_engine": "Transformer Engine's fused", "apex": "Apex's fused"}.get(
-            package, package
-        )
-    optimizers.Adam = GroupStepAdamW
-    optimizers.USING_PYTORCH_OPTIMIZER = False
-    distrib_optimizer.HAVE_APEX_OR_TE = True
-    distrib_optimizer.USING_APEX_OPTIMIZER = True
-    return "torch's"
+    """Let Megatron-Core use `GroupStepAdamW` where it found no fused Adam; whose it uses, for the banner."""
+    if optimizers.USING_PYTORCH_OPTIMIZER:
+        optimizers.Adam = GroupStepAdamW
+        optimizers.USING_PYTORCH_OPTIMIZER = False
+        distrib_optimizer.HAVE_APEX_OR_TE = True
+        distrib_optimizer.USING_APEX_OPTIMIZER = True
+    return "torch's" if optimizers.Adam is GroupStepAdamW else maker_of(optimizers.Adam)
+
+
+def maker_of(optimizer: type) -> str:
+    """Whose optimizer Megatron-Core found."""
+    package = optimizer.__module__.split(".")[0]
+    names = {"torch": "torch's", "transformer_engine": "Transformer Engine's fused", "apex": "Apex's fused"}
+    return names.get(package, package)

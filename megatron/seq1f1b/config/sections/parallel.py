@@ -33,5 +33,13 @@ class ParallelOptions:
     """With --overlap-grad-reduce: parameters whose gradients are reduced together; Megatron-Core's."""
     ddp_pad_buckets_for_high_nccl_busbw: bool = False
     """With --use-distributed-optimizer: make buckets multiples of what NCCL sends fastest."""
+    ddp_num_buckets: int | None = None
+    """With --overlap-grad-reduce: into how many such groups a process's parameters go."""
+    grad_reduce_in_bf16: bool = False
+    """With --bf16: add gradients up in bfloat16, over microbatches and processes; in float32."""
+    ddp_average_in_collective: bool = False
+    """Take the mean over processes while gradients are reduced; they are scaled before."""
+    ddp_reduce_scatter_with_fp32_accumulation: bool = False
+    """With --grad-reduce-in-bf16: send bfloat16, and add what all processes sent in float32."""
     distributed_timeout_minutes: int = 10
     """A process that waits longer for another gives up."""

@@ -65,10 +65,15 @@ def layout_of(config: Config, world_size: int) -> dict[str, int]:
 
 def optimizer_of(config: Config) -> dict[str, Any]:
     """What decides the form of the optimizer's state, by flag; no layout does."""
+    optimizer = config.optimizer
     return {
         DISTRIBUTED: config.parallel.use_distributed_optimizer,
         "--bf16": config.training.bf16,
         "--fp16": config.training.fp16,
+        # None as older checkpoints have it, which do not name them.
+        "--optimizer sgd": optimizer.optimizer == "sgd" or None,
+        "--sgd-momentum above 0": (optimizer.optimizer == "sgd" and optimizer.sgd_momentum > 0) or None,
+        "--decoupled-lr": optimizer.decoupled_lr is not None or None,
         # Experts on processes of their own have an optimizer of their own.
         "--expert-model-parallel-size above 1": config.experts.expert_model_parallel_size > 1 or None,
     }

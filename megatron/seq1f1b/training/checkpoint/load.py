@@ -18,7 +18,7 @@ from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream import checkpoints
 from megatron.seq1f1b.upstream.optimizer_forms import Form, asked_of, taken_from
 
-_FROM_FLAGS = ("max_lr", "min_lr", "betas", "eps")
+_FROM_FLAGS = ("max_lr", "min_lr", "betas", "eps", "decoupled_weight_decay", "momentum")
 """Entries of an optimizer's groups of parameters that checkpoints hold, too."""
 
 

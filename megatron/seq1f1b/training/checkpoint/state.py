@@ -19,6 +19,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.upstream import is_cpu_only
 from megatron.seq1f1b.upstream.optimizer_forms import RESHARDABLE
+from megatron.seq1f1b.upstream.optimizers import inner_optimizers
 from megatron.seq1f1b.upstream.step import get_attr_wrapped_model
 
 METADATA = {"distrib_optim_sharding_type": RESHARDABLE, "chained_optim_avoid_prefix": True}
@@ -34,10 +35,9 @@ def sharded_state(
         key: part.sharded_state_dict(metadata=metadata) for key, part in model_parts(trained).items()
     }
     if has_optimizer:
-        for optimizer in getattr(trained.optimizer, "chained_optimizers", [trained.optimizer]):
-            if not optimizer.is_stub_optimizer:
-                # A run whose steps were all skipped has no moments yet, and its reader will look for them.
-                optimizer.init_state_fn(optimizer.optimizer, optimizer.config)
+        for optimizer in inner_optimizers(trained.optimizer):
+            # A run whose steps were all skipped has no moments yet, and its reader will look for them.
+            optimizer.init_state_fn(optimizer.optimizer, optimizer.config)
         state["optimizer"] = trained.optimizer.sharded_state_dict(
             state, is_loading=is_loading, metadata=metadata
         )
