@@ -12,7 +12,7 @@ import sys
 import time
 
 from megatron.seq1f1b.config import Config, idle_notes, notes_on, parse_arguments, with_config_files
-from megatron.seq1f1b.errors import AgreementError, BackendError, ParityError, Seq1F1BError
+from megatron.seq1f1b.errors import AgreementError, BackendError, DamageError, ParityError, Seq1F1BError
 from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         from megatron.seq1f1b.training.pretrain import pretrain
 
         pretrain(run, start)
-    except (AgreementError, BackendError) as error:
+    except (AgreementError, BackendError, DamageError) as error:
         return _said_once(error, status=2)
     except ParityError as error:
         return _said_once(error, status=1)

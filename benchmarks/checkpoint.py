@@ -4,7 +4,9 @@
 
 Trains the same model without saves, with saves and with `--async-save`, in turn, and prints medians: what
 a save adds in seconds, as a share of one step, and of the time of all steps and the save between them;
-the last shrinks as much as --save-interval grows. DIR should be on the disk that the run will save to.
+the last shrinks as much as --save-interval grows. Saves include the checksum of every file,
+whose time for all bytes of a checkpoint in one process is printed, too. DIR should be on the disk that
+the run will save to.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pipeline import start
 
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.training.build import build
+from megatron.seq1f1b.training.checkpoint.manifest import checksum_of
 from megatron.seq1f1b.training.checkpoint.save import Saver
 from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.distributed import join
@@ -84,9 +87,14 @@ def measure(run: Run, *, interval: int, rounds: int) -> dict[str, object]:
             seconds[mode].append(time.perf_counter() - started_at)
     medians = {mode: statistics.median(times) for mode, times in seconds.items()}
     whole = medians["none"]
-    bytes_on_disk = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    files = [path for path in root.rglob("*") if path.is_file()]
+    started_at = time.perf_counter()
+    for path in files:
+        checksum_of(path)
+    checksum_seconds = time.perf_counter() - started_at
     return {
-        "checkpoint_bytes": bytes_on_disk,
+        "checkpoint_bytes": sum(path.stat().st_size for path in files),
+        "checksum_seconds_of_one_process": round(checksum_seconds, 4),
         "steps_between_saves": interval,
         "step_seconds": round(whole / interval, 4),
         **{

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 from disturbance import Disturbance, median_and_spread
+from megatron.seq1f1b.planning.unevenness import Unevenness, expected_seconds, unevenness_of
 from pipeline import (
     Contestant,
     contestants,
@@ -39,7 +40,6 @@ from pipeline import (
 
 from megatron.seq1f1b.partition import partition
 from megatron.seq1f1b.planning.profiled import FittedCosts, fit_costs
-from megatron.seq1f1b.planning.unevenness import Unevenness, expected_seconds, unevenness_of
 from megatron.seq1f1b.runtime.link_times import LinkTimes, time_links
 from megatron.seq1f1b.schedule import make_plan, with_communication
 from megatron.seq1f1b.training.calibrate import TimedCut

@@ -42,6 +42,10 @@ class CheckpointError(Seq1F1BError, RuntimeError):
     """A checkpoint that is missing, torn, of another model or newer format, or cannot be written."""
 
 
+class DamageError(CheckpointError):
+    """Checkpoints that are not what was written; all processes raise it with the same words."""
+
+
 class BackendError(Seq1F1BError, ValueError):
     """An attention backend that cannot serve what was asked; the message names one that can."""
 

@@ -10,7 +10,7 @@ from megatron.core import parallel_state
 
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.training.build import build
-from megatron.seq1f1b.training.checkpoint.load import load
+from megatron.seq1f1b.training.checkpoint.load import load_start
 from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.datasets import read_data
 from megatron.seq1f1b.training.distributed import join
@@ -36,7 +36,7 @@ def train(flags: str, run_dir: str) -> None:
     join(run.config, run.layout)
     try:
         trained = build(run)
-        iteration = 0 if start is None else load(run, trained, *start)
+        iteration = load_start(run, trained, start)
         datasets = read_data(run)
         check_parity(run, trained, datasets.train, iteration=iteration)
         Loop(run, trained, datasets, run_dir=Path(run_dir), iteration=iteration).train()

@@ -25,10 +25,10 @@ def train_with_slow_disk(flags: str, run_dir: str) -> None:
 
     write = checkpoints.Save.write
 
-    def write_later(self: checkpoints.Save) -> None:
+    def write_later(self: checkpoints.Save) -> list[Path]:
         if threading.current_thread() is not threading.main_thread():
             time.sleep(0.5)
-        write(self)
+        return write(self)
 
     checkpoints.Save.write = write_later  # type: ignore[method-assign]
     train(flags, run_dir)
@@ -38,9 +38,10 @@ def train_on_full_disk(flags: str, run_dir: str) -> None:
     """A run of which one process cannot write in the background."""
     from megatron.seq1f1b.upstream import checkpoints
 
-    def fail(self: checkpoints.Save) -> None:
+    def fail(self: checkpoints.Save) -> list[Path]:
         if torch.distributed.get_rank() == 1:
             raise OSError(28, "No space left on device")
+        return []
 
     checkpoints.Save.write = fail  # type: ignore[method-assign]
     train(flags, run_dir)

@@ -9,7 +9,14 @@ import pytest
 
 from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.checkpoint import folder as folders
-from megatron.seq1f1b.training.checkpoint.manifest import FORMAT, Manifest, file_sizes, write_manifest
+from megatron.seq1f1b.training.checkpoint.integrity import find_sound
+from megatron.seq1f1b.training.checkpoint.manifest import (
+    FORMAT,
+    Manifest,
+    checksum_of,
+    file_sizes,
+    write_manifest,
+)
 
 
 def write(root: Path, iteration: int) -> Path:
@@ -28,6 +35,7 @@ def write(root: Path, iteration: int) -> Path:
         versions={},
         configuration={},
         files=file_sizes(partial),
+        checksums={"weights": checksum_of(partial / "weights")},
     )
     write_manifest(partial, manifest)
     return folders.publish(partial, iteration)
@@ -64,6 +72,48 @@ def test_a_torn_one_is_passed_over_with_a_message(tmp_path: Path, damage: str) -
     assert "falling back to iter_0000002" in said[0]
     with pytest.raises(CheckpointError, match="not whole"):
         chosen(tmp_path, step=4)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Of the byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_damaged_one_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes are right: only contents tell."""
+    for iteration in (2, 4, 6):
+        folder = write(tmp_path, iteration)
+    flip_a_bit(folder / "weights")
+    flip_a_bit(tmp_path / "iter_0000004" / "weights")
+    found = find_sound(tmp_path)
+    assert found[1].iteration == 2
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert f"{tmp_path}/iter_0000004 is damaged: the checksum of weights is " in said
+    assert f"instead of {checksum_of(found[0] / 'weights')}" in said
+    assert said.endswith("falling back to iter_0000002, the newest whole one")
+    with pytest.raises(CheckpointError, match="iter_0000006 is damaged: the checksum of weights"):
+        find_sound(tmp_path, step=6)
+    flip_a_bit(found[0] / "weights")
+    with pytest.raises(CheckpointError, match=r"0006 is damaged: .*0004 is damaged: .*0002 is damaged"):
+        find_sound(tmp_path)
+
+
+def test_a_changed_manifest_is_a_damaged_one(tmp_path: Path) -> None:
+    path = write(tmp_path, 2) / "checkpoint.json"
+    path.write_text(path.read_text().replace('"consumed_samples": 2', '"consumed_samples": 3'))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json is not as it was written"):
+        chosen(tmp_path)
+
+
+def test_one_of_format_1_has_no_checksums_and_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, 2) / "checkpoint.json"
+    content = json.loads(path.read_text())
+    old = {name: value for name, value in content.items() if not name.startswith("checksum")}
+    path.write_text(json.dumps(old | {"format": 1}))
+    found = find_sound(tmp_path)
+    assert found[1].checksums == {}
 
 
 def test_a_latest_that_names_nothing_falls_back(tmp_path: Path) -> None:

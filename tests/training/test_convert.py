@@ -94,9 +94,10 @@ def tensors_of(config: dict[str, object]) -> dict[str, torch.Tensor]:
 def there_and_back(source: str, save: str, output: str) -> None:
     """From Hugging Face's format and to it again, in two files and more."""
     from megatron.seq1f1b.training.checkpoint.huggingface import convert
+    from megatron.seq1f1b.training.checkpoint.integrity import find_sound
 
     convert.from_hugging_face(Path(source), Path(save))
-    convert.to_hugging_face(*convert.find(Path(save)), Path(output), max_bytes=40_000)
+    convert.to_hugging_face(*find_sound(Path(save)), Path(output), max_bytes=40_000)
 
 
 @pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 
 from megatron.seq1f1b.training.attention import attention_of
 from megatron.seq1f1b.training.banner import banner
-from megatron.seq1f1b.training.build import Trained, build
+from megatron.seq1f1b.training.build import build
 from megatron.seq1f1b.training.calibrate import profiled
-from megatron.seq1f1b.training.checkpoint.load import load
+from megatron.seq1f1b.training.checkpoint.load import load_start
 from megatron.seq1f1b.training.checkpoint.start import Start
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.datasets import read_data
@@ -42,18 +41,11 @@ def pretrain(run: Run, start: Start | None = None) -> None:
                 attention=attention,
             )
         )
-        iteration = _load(run, trained, start)
+        iteration = load_start(run, trained, start)
         check_parity(run, trained, datasets.train, iteration=iteration)
         Loop(run, trained, datasets, run_dir=run_dir, iteration=iteration).train()
     finally:
         leave()
-
-
-def _load(run: Run, trained: Trained, start: Start | None) -> int:
-    """The step to go on after; every process loads what rank 0 found."""
-    found = [start]
-    dist.broadcast_object_list(found, src=0)
-    return 0 if found[0] is None else load(run, trained, *found[0])
 
 
 def _device_name() -> str:

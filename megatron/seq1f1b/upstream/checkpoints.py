@@ -54,18 +54,20 @@ class Save:
             )
         ]
 
-    def write(self) -> None:
+    def write(self) -> list[Path]:
         """Write this process's files and flush them; needs no other process, nor the main thread.
 
         Raises:
             OSError: a file could not be written.
         """
         if self._request.async_fn is None:
-            return
+            return []
         if self._arguments[1] is self._request.async_fn_args[1]:
             self._preload()
         self._request.async_fn(*self._arguments, **self._request.async_fn_kwargs)
+        paths = [Path(path) for path, _, _ in self._arguments[1]]
         self._arguments.clear()
+        return paths
 
     def finish(self) -> None:
         """Write what says where everything is; collective, after every process has written."""

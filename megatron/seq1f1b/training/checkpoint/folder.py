@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest, read_manifest
@@ -38,13 +39,20 @@ def iterations_of(root: Path) -> list[int]:
     return sorted(int(match.group(1)) for match in matches if match)
 
 
-def choose(root: Path, *, step: int | None, say: Callable[[str], None]) -> tuple[Path, Manifest] | None:
+def choose(
+    root: Path,
+    *,
+    step: int | None,
+    say: Callable[[str], None],
+    damaged: Mapping[Path, str] = MappingProxyType({}),
+) -> tuple[Path, Manifest] | None:
     """The checkpoint to load: the one asked for, else the latest, else the newest whole one.
 
     Args:
         root: the folder of all checkpoints.
         step: the one asked for.
         say: told why a newer one was passed over.
+        damaged: folders whose contents were found not to be what was written, and what was found.
 
     Raises:
         CheckpointError: the one asked for is missing or not whole, or of all there none is whole.
@@ -54,12 +62,12 @@ def choose(root: Path, *, step: int | None, say: Callable[[str], None]) -> tuple
         if not folder.is_dir():
             there = ", ".join(map(str, iterations_of(root))) or "none"
             raise CheckpointError(f"--ckpt-step {step}: {root} has no such checkpoint (there are: {there})")
-        return folder, read_manifest(folder)
+        return folder, _manifest_of(folder, damaged)
     failures = []
     for iteration in _candidates(root):
         folder = root / name_of(iteration)
         try:
-            manifest = read_manifest(folder)
+            manifest = _manifest_of(folder, damaged)
         except CheckpointError as error:
             failures.append(str(error))
             continue
@@ -69,6 +77,12 @@ def choose(root: Path, *, step: int | None, say: Callable[[str], None]) -> tuple
     if failures:
         raise CheckpointError("; ".join(failures))
     return None
+
+
+def _manifest_of(folder: Path, damaged: Mapping[Path, str]) -> Manifest:
+    if folder in damaged:
+        raise CheckpointError(damaged[folder])
+    return read_manifest(folder)
 
 
 def _candidates(root: Path) -> list[int]:

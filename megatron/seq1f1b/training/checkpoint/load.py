@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch.distributed as dist
 from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.checkpoint.compatibility import DISTRIBUTED, layout_of, optimizer_of
+from megatron.seq1f1b.training.checkpoint.integrity import choose_sound
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest
+from megatron.seq1f1b.training.checkpoint.start import Start, choose_start
 from megatron.seq1f1b.training.checkpoint.state import model_parts, set_random_states, sharded_state
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run
@@ -20,6 +24,34 @@ from megatron.seq1f1b.upstream.optimizer_forms import Form, asked_of, taken_from
 
 _FROM_FLAGS = ("max_lr", "min_lr", "betas", "eps", "decoupled_weight_decay", "momentum")
 """Entries of an optimizer's groups of parameters that checkpoints hold, too."""
+
+
+def load_start(run: Run, trained: Trained, start: Start | None) -> int:
+    """Load what rank 0 found for a run, or what comes next where that is damaged; collective.
+
+    Returns:
+        The step to go on after; 0 for initial weights.
+
+    Raises:
+        CheckpointError: as `load`, and where all there is is damaged.
+    """
+    found = [start]
+    dist.broadcast_object_list(found, src=0)
+    started_at = time.perf_counter()
+    sound = choose_sound(partial(choose_start, run), found[0])
+    if sound is None:
+        return 0
+    say(_compared(sound[1], time.perf_counter() - started_at))
+    return load(run, trained, *sound)
+
+
+def _compared(manifest: Manifest, seconds: float) -> str:
+    if not manifest.checksums:
+        return "the checkpoint is of a release that wrote no checksums: only sizes of files are compared"
+    size = sum(manifest.files.values())
+    return (
+        f"compared the checksums of {len(manifest.checksums)} files, {size / 1e6:,.1f} MB, in {seconds:.2f} s"
+    )
 
 
 def load(run: Run, trained: Trained, folder: Path, manifest: Manifest) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,11 +19,19 @@ from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.checkpoint import folder as folders
 from megatron.seq1f1b.training.checkpoint.compatibility import layout_of, model_of, optimizer_of
-from megatron.seq1f1b.training.checkpoint.manifest import FORMAT, Manifest, file_sizes, write_manifest
+from megatron.seq1f1b.training.checkpoint.manifest import (
+    FORMAT,
+    Manifest,
+    checksum_of,
+    file_sizes,
+    write_manifest,
+)
 from megatron.seq1f1b.training.checkpoint.state import METADATA, sharded_state
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream import checkpoints
+
+Result = TypeVar("Result")
 
 
 class Saver:
@@ -80,6 +88,8 @@ class Pending:
         self._writing = writing
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._checksums: dict[str, str] = {}
+        """Of the files that this process wrote, then of all."""
 
     def start(self) -> None:
         """Copy the values, and write them while training goes on."""
@@ -101,22 +111,27 @@ class Pending:
             self._write()
         else:
             self._thread.join()
-        _together(self._raise_failure, self._partial, what="write")
+        for checksums in _together(self._written, self._partial, what="write"):
+            self._checksums |= checksums
         _together(self._writing.finish, self._partial, what="finish")
         _on_rank_0(self._publish, self._partial, what="publish")
 
     def _write(self) -> None:
         try:
-            self._writing.write()
+            self._checksums = {path.name: checksum_of(path) for path in self._writing.write()}
         except Exception as error:
             self._failure = error
 
-    def _raise_failure(self) -> None:
+    def _written(self) -> dict[str, str]:
         if self._failure is not None:
             raise self._failure
+        return self._checksums
 
     def _publish(self) -> None:
-        manifest = _manifest(self._run, self.iteration, file_sizes(self._partial))
+        files = file_sizes(self._partial)
+        # What describes the others was written by this process just now.
+        checksums = {name: self._checksums.get(name) or checksum_of(self._partial / name) for name in files}
+        manifest = _manifest(self._run, self.iteration, files, checksums)
         write_manifest(self._partial, manifest)
         folders.publish(self._partial, self.iteration)
         if self._run.config.checkpoint.keep_latest is not None:
@@ -157,7 +172,7 @@ def _comparable(common: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in common.items() if name != "optimizer"}
 
 
-def _manifest(run: Run, iteration: int, files: dict[str, int]) -> Manifest:
+def _manifest(run: Run, iteration: int, files: dict[str, int], checksums: dict[str, str]) -> Manifest:
     options = run.config.checkpoint
     return Manifest(
         format=FORMAT,
@@ -176,6 +191,7 @@ def _manifest(run: Run, iteration: int, files: dict[str, int]) -> Manifest:
         },
         configuration=asdict(run.config),
         files=files,
+        checksums=checksums,
     )
 
 
@@ -189,20 +205,20 @@ def _on_rank_0(action: Callable[[], object], partial: Path, *, what: str) -> Non
     _together(on_rank_0, partial, what=what)
 
 
-def _together(action: Callable[[], object], partial: Path, *, what: str) -> None:
-    """Do something on every process; a failure of one is a failure of all, so that none waits.
+def _together(action: Callable[[], Result], partial: Path, *, what: str) -> list[Result]:
+    """What every process's action returns; a failure of one is a failure of all, so that none waits.
 
     What there is of the checkpoint is removed then: it may be what fills the disk.
     """
-    failure = None
+    result = failure = None
     try:
-        action()
+        result = action()
     except Exception as error:
         cause = _cause(error)
         failure = f"rank {dist.get_rank()}: {str(cause) or type(cause).__name__}"
-    failures: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    found = [text for text in failures if text is not None]
+    outcomes: list[tuple[Any, str | None]] = [(None, None)] * dist.get_world_size()
+    dist.all_gather_object(outcomes, (result, failure))
+    found = [text for _, text in outcomes if text is not None]
     if found:
         free = folders.free_bytes(partial.parent)
         if dist.get_rank() == 0:
@@ -211,6 +227,7 @@ def _together(action: Callable[[], object], partial: Path, *, what: str) -> None
             f"cannot {what} checkpoint {partial}: {found[0]} ({free / 1e6:,.1f} MB are free there); "
             "checkpoints before it are whole"
         )
+    return [result for result, _ in outcomes]
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from megatron.seq1f1b.errors import CheckpointError, ConfigurationError
 from megatron.seq1f1b.training.checkpoint.compatibility import check_model
@@ -33,7 +35,18 @@ def find_start(run: Run) -> Start | None:
         return None
     if Path(options.load).is_file():
         raise CheckpointError(f"--load {options.load} is a file; give the folder that --save of a run named")
-    start = choose(Path(options.load), step=options.ckpt_step, say=say)
+    return choose_start(run)
+
+
+def choose_start(run: Run, damaged: Mapping[Path, str] = MappingProxyType({})) -> Start | None:
+    """The checkpoint below --load that a run starts from, apart from folders known to be damaged.
+
+    Raises:
+        CheckpointError: as `find_start`.
+    """
+    options = run.config.checkpoint
+    assert options.load is not None
+    start = choose(Path(options.load), step=options.ckpt_step, say=say, damaged=damaged)
     if start is None:
         if options.exit_on_missing_checkpoint or options.finetune:
             what = ", so there is nothing to --finetune" if options.finetune else ""

@@ -8,7 +8,6 @@ from typing import Any
 from megatron.core.dist_checkpointing import ShardedObject, ShardedTensor
 
 from megatron.seq1f1b.config import parse_arguments
-from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.checkpoint import folder as folders
 from megatron.seq1f1b.training.checkpoint.compatibility import model_of
 from megatron.seq1f1b.training.checkpoint.huggingface.families import config_of, flags_of
@@ -18,25 +17,12 @@ from megatron.seq1f1b.training.checkpoint.manifest import Manifest
 from megatron.seq1f1b.training.checkpoint.save import Pending
 from megatron.seq1f1b.training.checkpoint.state import METADATA
 from megatron.seq1f1b.training.checkpoint.tensors import read_tensors
-from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.distributed import join, leave
 from megatron.seq1f1b.training.prepare import Run, prepare
 from megatron.seq1f1b.upstream import checkpoints
 
 _UNUSED = "--train-iters 1 --micro-batch-size 1 --lr 1 --mock-data"
 """What a run must say and a conversion does not need."""
-
-
-def find(load: Path, *, step: int | None = None) -> tuple[Path, Manifest]:
-    """The checkpoint in a run's `--save` folder: that of a step, else the latest.
-
-    Raises:
-        CheckpointError: there is none that is whole.
-    """
-    found = folders.choose(load, step=step, say=say)
-    if found is None:
-        raise CheckpointError(f"{load} holds no checkpoint; give the --save of a run")
-    return found
 
 
 def to_hugging_face(folder: Path, manifest: Manifest, output: Path, *, max_bytes: int) -> None:
