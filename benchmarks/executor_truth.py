@@ -9,8 +9,8 @@ is to a simulation in which messages take no time. The aim is a ratio of at most
 
 A machine that runs other things ends waits late, whoever executes the plan. So every round runs all
 plans in turn, and says what others took of the machine meanwhile; `late_waits` is how much longer the
-simulated step gets by the times that the waits took, and `over_measured_waits` what remains of the
-ratio, which is the executor's.
+simulated step gets when every wait takes as long as it did, and `over_measured_waits` what remains of
+the ratio: the executor's own time, its messages', and what others took between the waits.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.runtime.channels import Channels
 from megatron.seq1f1b.runtime.executor import Executor, Forwarded, Unit, channels_of
 from megatron.seq1f1b.runtime.messages import MessageBuffers
-from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
-from megatron.seq1f1b.schedule import ActionKind, Channel, Costs, Plan, add_communication, make_plan, simulate
+from megatron.seq1f1b.runtime.timer import ActionTimer, TimedActions
+from megatron.seq1f1b.schedule import Channel, Costs, Plan, add_communication, make_plan, simulate
 from tests.harness import run_distributed
 
 FORWARD_SECONDS = (0.005, 0.006, 0.007, 0.0075)
@@ -98,22 +98,12 @@ def costs_of(plan: Plan) -> Costs:
     )
 
 
-def with_waits(costs: Costs, waits: ActionSeconds) -> Costs:
-    """The costs with what was measured in the place of what was asked for."""
-
-    def table(kind: ActionKind, asked: Sequence[Sequence[float]]) -> list[list[float]]:
-        return [
-            [waits.get((kind, stage, chunk), seconds) for chunk, seconds in enumerate(row)]
-            for stage, row in enumerate(asked)
-        ]
-
-    return replace(
-        costs,
-        forward_seconds=table(ActionKind.F, costs.forward_seconds),
-        backward_seconds=table(ActionKind.B, costs.backward_seconds),
-        input_grad_seconds=table(ActionKind.I, costs.input_grad_seconds),
-        weight_grad_seconds=table(ActionKind.W, costs.weight_grad_seconds),
-    )
+def lateness(timed: TimedActions, costs: Costs) -> list[float]:
+    """What each wait of a process took over what was asked for, in its order."""
+    return [
+        seconds / costs.seconds_of(kind)[virtual_stage][chunk]
+        for (kind, virtual_stage, chunk), seconds in timed
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +112,8 @@ class Round:
 
     makespans: dict[str, float]
     """Seconds."""
-    waits: dict[str, ActionSeconds]
-    """How long the waits of a plan took on average."""
+    waits: dict[str, list[list[float]]]
+    """What the waits of each process took over what was asked for, in its order."""
     latency: float
     """Of a message, in seconds."""
     disturbance: dict[str, float | None]
@@ -155,14 +145,14 @@ def measure(plans: dict[str, Plan], rounds: int) -> list[Round]:
     return taken[1:]
 
 
-def run_once(plan: Plan, channels: Channels) -> tuple[float, ActionSeconds]:
-    """Makespan in seconds, from the first start to the last end, and how long the waits took."""
-    timer = ActionTimer()
+def run_once(plan: Plan, channels: Channels) -> tuple[float, list[list[float]]]:
+    """Makespan in seconds, from the first start to the last end, and how late each process's waits ended."""
+    timer, costs = ActionTimer(), costs_of(plan)
     executor = Executor(
         plan=plan,
         rank=dist.get_rank(),
         chunks=chunks_from(tuple(range(plan.num_chunks + 1))),
-        program=WaitingProgram(costs_of(plan)),
+        program=WaitingProgram(costs),
         channels=channels,
         buffers=MessageBuffers(_new_message),
         observer=timer,
@@ -172,7 +162,7 @@ def run_once(plan: Plan, channels: Channels) -> tuple[float, ActionSeconds]:
     executor.run()
     span = torch.tensor([-started_at, time.time()], dtype=torch.float64)
     dist.all_reduce(span, op=dist.ReduceOp.MAX)
-    return float(span.sum()), timer.gathered(statistics.mean)
+    return float(span.sum()), [lateness(timed, costs) for timed in timer.everyone()]
 
 
 def measure_latency(channels: Channels, there: Channel, back: Channel, *, pings: int = 20) -> float:
@@ -225,7 +215,7 @@ def row_of(name: str, plan: Plan, rounds: list[Round]) -> dict[str, object]:
     simulated = simulate(plan, costs).makespan_seconds
     free = simulate(plan, costs_of(plan)).makespan_seconds
     measured = [each.makespans[name] for each in rounds]
-    waited = [simulate(plan, with_waits(costs, each.waits[name])).makespan_seconds for each in rounds]
+    waited = [simulate(plan, costs, factors=each.waits[name]).makespan_seconds for each in rounds]
     ratios = [seconds / simulated for seconds in measured]
     median, middle_half = median_and_spread(ratios)
     return {
@@ -258,13 +248,15 @@ def main() -> None:
     arguments = parser.parse_args()
     plans = plans_of(arguments.stages, arguments.microbatches, sorted({1, arguments.chunks}))
     rounds = run_distributed(measure, arguments.stages, plans, arguments.rounds, timeout_seconds=600.0)[0]
+    by_round = {name: [each.disturbance[name] for each in rounds] for name in rounds[0].disturbance}
     machine = {
-        f"{name}_per_round": [each.disturbance[name] for each in rounds] for name in rounds[0].disturbance
+        name: None if None in shares else round(statistics.median(shares), 4)
+        for name, shares in by_round.items()
     }
     latency = statistics.median(each.latency for each in rounds)
-    print(json.dumps({"message_latency_seconds": round(latency, 6), **machine}), flush=True)
+    print(json.dumps({"message_latency_seconds": round(latency, 6), **by_round}), flush=True)
     for name, plan in plans.items():
-        print(json.dumps(row_of(name, plan, rounds)), flush=True)
+        print(json.dumps({**row_of(name, plan, rounds), **machine}), flush=True)
 
 
 if __name__ == "__main__":
