@@ -39,6 +39,7 @@ FULL = "--recompute-granularity full"
         ("--recompute-method uniform", "give --recompute-granularity full with them"),
         ("--recompute-modules mlp", "needs --recompute-granularity selective"),
         (f"{FULL} --recompute-num-layers 5", "5 is more than the 4 layers of a virtual stage"),
+        (f"{FULL} --recompute-num-layers 3", "3 does not divide the layers of every virtual stage (4)"),
         ("--window-attn-skip-freq 2", "needs --window-size"),
         ("--position-embedding-type rope --kv-channels 3", "1 of heads of 3 are 3; use an even number"),
         ("--position-embedding-type rope --rotary-percent 0.1", "0.1 of heads of 8 are 0; use an even"),

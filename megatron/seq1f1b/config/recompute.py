@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from megatron.seq1f1b.config.sections.training import TrainingOptions
@@ -50,7 +51,22 @@ def recompute_of(training: TrainingOptions, *, layers_of_virtual_stages: tuple[i
             f"--recompute-num-layers {count} is more than the {max(layers_of_virtual_stages)} layers of "
             "a virtual stage; use at most that"
         )
-    return Recompute(granularity=granularity, method=method or "uniform", num_layers=count)
+    method = method or "uniform"
+    if method == "uniform":
+        _check_groups(count, layers_of_virtual_stages)
+    return Recompute(granularity=granularity, method=method, num_layers=count)
+
+
+def _check_groups(count: int, layers_of_virtual_stages: tuple[int, ...]) -> None:
+    """Megatron-Core runs every group of layers in full, the last one, too."""
+    if any(layers % count for layers in layers_of_virtual_stages):
+        common = math.gcd(*layers_of_virtual_stages)
+        possible = [str(number) for number in range(1, common + 1) if common % number == 0]
+        raise ConfigurationError(
+            f"--recompute-num-layers {count} does not divide the layers of every virtual stage "
+            f"({', '.join(map(str, sorted(set(layers_of_virtual_stages))))}), which --recompute-method "
+            f"uniform needs; use {' or '.join(possible)}, or --recompute-method block"
+        )
 
 
 def _known(modules: tuple[str, ...]) -> tuple[str, ...]:
