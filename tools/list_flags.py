@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from megatron.seq1f1b.config import make_parser
+from megatron.seq1f1b.config.core_fields import core_field
 from megatron.seq1f1b.config.megatron_flag_lists import ACCEPTED, REFUSED, by_flag
 from tools.command_line import Parser, run
 
@@ -36,6 +37,13 @@ REFUSED_HEAD = """
 They would train something else, or what they ask for is said by another flag; the refusal says which.
 Any other flag is refused with the nearest one that exists.
 """
+CORE_HEAD = """
+## Megatron-Core's configuration, field by field
+
+Every field of `TransformerConfig`, `DistributedDataParallelConfig` and `OptimizerConfig` and every
+argument of `GPTModel` that no flag above is named after: by which flag it is served, what it is derived
+from, or why it stays as Megatron-Core has it. A test holds this against the installed release.
+"""
 
 
 def main() -> None:
@@ -57,7 +65,21 @@ def page() -> str:
     for head, text in ((ACCEPTED_HEAD, ACCEPTED), (REFUSED_HEAD, REFUSED)):
         reasons = ((f"`{flag.replace('=', ' ')}`", why) for flag, why in sorted(by_flag(text).items()))
         parts += [head, _table(("flag", "why"), reasons)]
+    parts += [CORE_HEAD, _table(("field", "", "how, or why not"), _core_rows())]
     return "\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _core_rows() -> Iterator[tuple[str, ...]]:
+    """The fields of Megatron-Core's configuration that no flag is named after."""
+    from megatron.seq1f1b.upstream import prepare_megatron_core
+
+    prepare_megatron_core()
+    from megatron.seq1f1b.upstream.fields import configuration_fields
+
+    for name in configuration_fields():
+        field = core_field(name)
+        if field is not None and field.how != "--" + name.replace("_", "-"):
+            yield f"`{name}`", field.reach.value, field.how
 
 
 def _flag(action: argparse.Action) -> str:

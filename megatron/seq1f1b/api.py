@@ -224,6 +224,7 @@ def _dimensions(config: TransformerConfig) -> ModelDimensions:
         num_query_groups=config.num_query_groups,
         head_dim=config.kv_channels,
         is_gated=config.gated_linear_unit,
+        has_output_gate=config.attention_output_gate,
         padded_vocab_size=0,
         experts=_experts(config),
         window=window_of(config.window_size, config.window_attn_skip_freq, num_layers=config.num_layers),

@@ -106,7 +106,7 @@ def whole_tensors(
             if (replica if getattr(parameter, "allreduce", True) else replica_of_experts) != 0:
                 continue
             axis = int(parameter.partition_dim) if getattr(parameter, "tensor_model_parallel", False) else -1
-            gated = run.config.model.swiglu and "linear_fc1" in name
+            gated = run.layout.activation.is_gated and "linear_fc1" in name
             rank = parallel_state.get_tensor_model_parallel_rank()
             found[name] = (axis, rank, gated, of(parameter).detach().clone())
     return found

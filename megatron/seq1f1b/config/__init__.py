@@ -1,5 +1,6 @@
 """Flags to a typed, frozen configuration. Nothing below the builders reads it."""
 
+from megatron.seq1f1b.config.activation import Activation
 from megatron.seq1f1b.config.idle import idle_notes
 from megatron.seq1f1b.config.layout import Layout
 from megatron.seq1f1b.config.megatron_flags import notes_on
@@ -12,6 +13,7 @@ from megatron.seq1f1b.config.options import (
     ModelOptions,
     OptimizerOptions,
     ParallelOptions,
+    PositionOptions,
     RunOptions,
     ScheduleOptions,
     TrainingOptions,
@@ -20,6 +22,7 @@ from megatron.seq1f1b.config.parser import make_parser, parse_arguments, with_co
 from megatron.seq1f1b.config.validation import validate
 
 __all__ = [
+    "Activation",
     "CheckpointOptions",
     "Config",
     "DataOptions",
@@ -29,6 +32,7 @@ __all__ = [
     "ModelOptions",
     "OptimizerOptions",
     "ParallelOptions",
+    "PositionOptions",
     "RunOptions",
     "ScheduleOptions",
     "TrainingOptions",

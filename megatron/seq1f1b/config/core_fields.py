@@ -1,9 +1,10 @@
 """How each field of Megatron-Core's configuration dataclasses is reached from here, or why it is not.
 
-Of `TransformerConfig`, `DistributedDataParallelConfig` and `OptimizerConfig`, together, since a name
-means the same in all three. A field with an option of its name is that option, and one whose flag
-stands in `megatron_flag_lists.py` is explained there; every other one stands below: what it is
-reached by, what it follows from, or why it is left as it is. A test compares with the dataclasses.
+Of `TransformerConfig`, `DistributedDataParallelConfig`, `OptimizerConfig` and the arguments of
+`GPTModel`, together, since a name means the same in all of them. A field with an option of its name is
+that option, and one whose flag stands in `megatron_flag_lists.py` is explained there; every other one
+stands below: what it is reached by, what it follows from, or why it is left as it is. A test compares
+with the dataclasses.
 """
 
 from __future__ import annotations
@@ -20,10 +21,20 @@ SERVED = """
     layernorm_epsilon
 --disable-bias-linear
     add_bias_linear
---swiglu
+--swiglu or --quick-geglu
     gated_linear_unit
---swiglu or --openai-gelu
+--swiglu, --quick-geglu, --squared-relu or --openai-gelu
     activation_func
+--max-position-embeddings
+    max_sequence_length
+--untie-embeddings-and-output-weights
+    share_embeddings_and_output_weights
+--use-rope-scaling
+    rope_scaling
+--rotary-seq-len-interpolation-factor
+    seq_len_interpolation_factor
+--apply-layernorm-1p
+    layernorm_zero_centered_gamma
 --num-experts
     num_moe_experts
 --decoder-first-pipeline-num-layers
@@ -45,31 +56,47 @@ SERVED = """
 """
 
 DERIVED = """
+the other fields
+    config transformer_layer_spec
+the process's place in the pipeline
+    pre_process post_process vp_stage
 the precision: --bf16, --fp16 or neither
-    params_dtype pipeline_dtype
+    params_dtype pipeline_dtype autocast_dtype
+--pipeline-model-parallel-size
+    microbatch_group_size_per_vp_stage
 half precision without --grad-reduce-in-bf16
     grad_reduce_in_fp32
 no CUDA device
     use_cpu_initialization
 the run, which sets its own functions
-    finalize_model_grads_func grad_scale_func no_sync_func grad_sync_func param_sync_func
+    finalize_model_grads_func grad_scale_func no_sync_func
 the seed and the parameter's name: initial weights are the same under any layout
-    init_method output_layer_init_method embedding_init_method perform_initialization
+    init_method output_layer_init_method embedding_init_method
 the schedules: messages one by one, and what was sent is freed
-    batch_p2p_comm batch_p2p_sync deallocate_pipeline_outputs overlap_p2p_comm
+    batch_p2p_comm deallocate_pipeline_outputs
 """
 
 UNSERVED = """
+logits and embeddings are always shared among tensor-parallel processes
+    parallel_output scatter_embedding_sequence_parallel
+groups of processes are Megatron-Core's own
+    pg_collection
 metrics.jsonl and --timeline have the times; Megatron-Core's timers are not used
     timers barrier_with_L1_time
+weights are always initialised, and then loaded
+    perform_initialization
+each stage reduces and gathers when it can
+    grad_sync_func param_sync_func
+Megatron-Core's schedules send messages one by one here, ours overlap them always
+    overlap_p2p_comm batch_p2p_sync
 every pass is in the precision of its parameters
-    enable_autocast autocast_dtype
+    enable_autocast
 use --recompute-granularity
     num_microbatches_with_partial_activation_checkpoints moe_layer_recompute
 chunks divide the sequence; use --pipe-sp-splits
     max_seqlen_per_dp_cp_rank
 nothing in Megatron-Core's local layers reads it
-    apply_residual_connection_post_layernorm moe_extended_tp tp_comm_atomic_ag tp_comm_atomic_rs
+    moe_extended_tp tp_comm_atomic_ag tp_comm_atomic_rs
     init_model_with_meta_device disable_parameter_transpose_cache symmetric_ar_type
     memory_efficient_layer_norm
 it needs Transformer Engine's layers, which are not used
@@ -88,14 +115,12 @@ use --pipeline-schedule seq1f1b-zb
 chunks say how long they are; messages need not
     variable_seq_lengths
 the schedule decides; give --pipeline-schedule a plan of your own
-    microbatch_group_size_per_vp_stage overlap_p2p_comm_warmup_flush
+    overlap_p2p_comm_warmup_flush
 every layer predicts the next token alone
-    mtp_standalone
+    mtp_standalone mtp_block_spec
 use --recompute-granularity
     cpu_offloading _cpu_offloading_context cpu_offloading_activations cpu_offloading_weights
     cpu_offloading_double_buffering
-attention kernels have the plain softmax alone
-    softmax_type log_max_attention_logit qk_clip qk_clip_alpha qk_clip_threshold
 every layer has softmax attention over all keys or a window
     experimental_attention_variant dsa_indexer_n_heads dsa_indexer_head_dim dsa_indexer_topk
     dsa_indexer_loss_coeff dsa_indexer_use_sparse_loss linear_attention_freq linear_conv_kernel_dim
@@ -104,12 +129,10 @@ every layer has softmax attention over all keys or a window
     use_mamba_mem_eff_path
 every layer is alike
     heterogeneous_block_specs hetereogenous_dist_checkpoint
-not served yet
-    softmax_scale layernorm_zero_centered_gamma glu_linear_offset activation_func_clamp_value
-    qk_l2_norm attention_output_gate disable_bf16_reduced_precision_matmul bias_activation_fusion
+it is of Transformer Engine's attention and FlashAttention's, which are not used
     batch_invariant_mode
 the fused kernel is never used
-    apply_rope_fusion fused_single_qkv_rope use_fused_weighted_squared_relu
+    bias_activation_fusion apply_rope_fusion fused_single_qkv_rope use_fused_weighted_squared_relu
 chunks have no fixed graph
     cuda_graph_use_single_mempool cuda_graph_retain_backward_graph cuda_graph_warmup_steps
 it is for inference

@@ -31,8 +31,16 @@ def _text(value: object) -> str:
 
 def _idle(config: Config) -> Iterator[_Idle]:
     data, training, optimizer = config.data, config.training, config.optimizer
-    if config.model.position_embedding_type != "rope":
-        yield config.model, ("rotary_base", "rotary_percent"), "positions are learned; rotary ones are rope"
+    positions = config.positions
+    if positions.position_embedding_type != "rope":
+        own = ("position_embedding_type", "max_position_embeddings")
+        names = tuple(each.name for each in dataclasses.fields(positions) if each.name not in own)
+        yield positions, names, f"positions are {positions.position_embedding_type}; rotary ones are rope"
+    if config.model.init_method_xavier_uniform:
+        yield config.model, ("init_method_std",), "weights are drawn as Xavier's rule says"
+    if not training.bf16:
+        precision = ("disable_bf16_reduced_precision_matmul",)
+        yield training, precision, "matrices are not in bfloat16; see --bf16"
     if config.schedule.pipe_sp_splits == 1:
         yield config.schedule, ("pipe_sp_strategy",), "there is one chunk per sequence; see --pipe-sp-splits"
     if not training.fp16:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron.seq1f1b.config.activation import Activation
 from megatron.seq1f1b.config.batch_sizes import BatchSizes
 from megatron.seq1f1b.config.learning_rate import LearningRate
 from megatron.seq1f1b.config.recompute import Recompute
@@ -36,6 +37,7 @@ class Layout:
     recompute: Recompute
     window_size: tuple[int, int] | None
     ffn_hidden_size: int
+    activation: Activation
     kv_channels: int
     num_query_groups: int
     max_position_embeddings: int

@@ -22,7 +22,7 @@ attention has no separate softmax
 norms are torch's own
     --no-persist-layer-norm
 attention scores are always float32 or wider
-    --attention-softmax-in-fp32
+    --attention-softmax-in-fp32 --apply-query-key-layer-scaling
 gradients of half precisions are summed in float32 but with --grad-reduce-in-bf16
     --accumulate-allreduce-grads-in-fp32
 Megatron-Core 0.16.1 reads it with its FSDP alone
@@ -197,19 +197,22 @@ use torchrun --nproc_per_node with the processes that are left
     --decrease-batch-size-if-needed
 chunks have no fixed graph
     --enable-cuda-graph --cuda-graph-impl --cuda-graph-scope --external-cuda-graph
-use GELU (the default), --openai-gelu or --swiglu
-    --squared-relu --quick-geglu --onnx-safe
+use GELU (the default)
+    --onnx-safe
 use --bf16
     --fp8-format --fp8-recipe --fp8-param-gather --fp8-margin --fp8-hybrid --fp4-format
-hidden states, scores and losses have one precision; leave it out
-    --fp32-residual-connection --fp16-lm-cross-entropy --apply-query-key-layer-scaling
-rotary positions are those of --rotary-base and --rotary-percent
-    --rotary-interleaved --rotary-seq-len-interpolation-factor --use-rope-scaling --rope-scaling-factor
-    --mrope-section --no-rope-freq
-use --normalization
-    --apply-layernorm-1p
-initial weights are normal, with --init-method-std
-    --init-method-xavier-uniform --embedding-init-method-std --data-parallel-random-init
+Megatron-Core 0.16.1 adds residuals in the layers' precision all the same; leave it out
+    --fp32-residual-connection
+Megatron-Core 0.16.1 has no layer that reads it; leave it out
+    --apply-residual-connection-post-layernorm
+losses are float32; leave it out
+    --fp16-lm-cross-entropy
+positions are those of tokens, and not of pictures; use --position-embedding-type rope
+    --mrope-section
+attention kernels here have the plain softmax alone; leave it out
+    --softmax-type --qk-clip --qk-clip-alpha --qk-clip-threshold --log-max-attention-logit
+all replicas start from the same weights; leave it out
+    --data-parallel-random-init
 it needs NVIDIA's package emerging_optimizers, which is not used here; use --optimizer adam or sgd
     --use-muon --muon-momentum --muon-no-split-qkv --muon-use-nesterov --muon-scale-mode
     --muon-fp32-matmul-prec --muon-num-ns-steps --muon-tp-mode --muon-extra-scale-factor

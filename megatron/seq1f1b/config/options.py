@@ -16,6 +16,7 @@ from megatron.seq1f1b.config.sections.logging import LoggingOptions
 from megatron.seq1f1b.config.sections.model import ModelOptions
 from megatron.seq1f1b.config.sections.optimizer import OptimizerOptions
 from megatron.seq1f1b.config.sections.parallel import ParallelOptions
+from megatron.seq1f1b.config.sections.positions import PositionOptions
 from megatron.seq1f1b.config.sections.run import RunOptions
 from megatron.seq1f1b.config.sections.schedule import ScheduleOptions
 from megatron.seq1f1b.config.sections.training import TrainingOptions
@@ -30,6 +31,7 @@ __all__ = [
     "ModelOptions",
     "OptimizerOptions",
     "ParallelOptions",
+    "PositionOptions",
     "RunOptions",
     "ScheduleOptions",
     "TrainingOptions",
@@ -41,6 +43,7 @@ class Config:
     """All options of a run, by section."""
 
     model: ModelOptions
+    positions: PositionOptions
     experts: ExpertOptions
     parallel: ParallelOptions
     schedule: ScheduleOptions

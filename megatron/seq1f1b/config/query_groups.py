@@ -31,6 +31,11 @@ def check_query_groups(config: Config, *, groups: int, head_dim: int) -> None:
             f"--tensor-model-parallel-size {tensor_parallel}; {heads} attention heads can be in "
             f"{', '.join(map(str, possible))} groups, or change --tensor-model-parallel-size"
         )
+    if config.model.attention_output_gate and groups < tensor_parallel:
+        raise ConfigurationError(
+            f"--attention-output-gate needs a group of queries for each process, but --num-query-groups "
+            f"{groups} is less than --tensor-model-parallel-size {tensor_parallel}; change one of them"
+        )
     rows = _projection_rows(heads, groups, head_dim)
     if rows % tensor_parallel:
         raise ConfigurationError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from megatron.seq1f1b.config.activation import activation_of
 from megatron.seq1f1b.config.batch_sizes import BatchSizes, batch_sizes_of
 from megatron.seq1f1b.config.data_parallel import check_data_parallel
 from megatron.seq1f1b.config.experts import check_experts
@@ -21,6 +22,7 @@ from megatron.seq1f1b.config.options import (
     ParallelOptions,
     TrainingOptions,
 )
+from megatron.seq1f1b.config.positions import check_positions, max_positions
 from megatron.seq1f1b.config.query_groups import check_query_groups
 from megatron.seq1f1b.config.ranges import check_ranges
 from megatron.seq1f1b.config.recompute import recompute_of
@@ -40,6 +42,7 @@ def validate(config: Config, *, world_size: int) -> Layout:
     _check_dry_run(config.dry_run)
     ffn_hidden_size, kv_channels, num_query_groups = _model_sizes(config.model)
     _check_tensor_parallel(config, ffn_hidden_size)
+    check_positions(config, head_dim=kv_channels)
     check_query_groups(config, groups=num_query_groups, head_dim=kv_channels)
     check_data_parallel(config)
     layers = layers_of_virtual_stages(config.model, config.parallel)
@@ -68,9 +71,10 @@ def validate(config: Config, *, world_size: int) -> Layout:
         recompute=recompute_of(config.training, layers_of_virtual_stages=layers),
         window_size=_window_size(config.model),
         ffn_hidden_size=ffn_hidden_size,
+        activation=activation_of(config.model),
         kv_channels=kv_channels,
         num_query_groups=num_query_groups,
-        max_position_embeddings=_max_positions(config),
+        max_position_embeddings=max_positions(config),
     )
     _check_schedule(config, layout)
     return layout
@@ -115,8 +119,13 @@ def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:
             f"--attention-dropout {model.attention_dropout} is more than the attention kernels here "
             "can do; use 0 (--hidden-dropout may be more)"
         )
-    if model.swiglu and model.openai_gelu:
-        raise ConfigurationError("--swiglu and --openai-gelu are two activations; give one of them")
+    if model.init_method_xavier_uniform and model.embedding_init_method_std is not None:
+        raise ConfigurationError(
+            f"--init-method-xavier-uniform draws embeddings, too; leave --embedding-init-method-std "
+            f"{model.embedding_init_method_std:g} out"
+        )
+    if model.qk_layernorm and model.qk_l2_norm:
+        raise ConfigurationError("--qk-layernorm and --qk-l2-norm are two norms; give one of them")
     groups = _num_query_groups(model)
     ffn_hidden_size = model.ffn_hidden_size
     if ffn_hidden_size is None:
@@ -124,19 +133,7 @@ def _model_sizes(model: ModelOptions) -> tuple[int, int, int]:
         if model.swiglu:
             ffn_hidden_size = max(64, int(4 * model.hidden_size * 2 / 3 / 64) * 64)
     kv_channels = model.kv_channels or model.hidden_size // model.num_attention_heads
-    _check_rotary(model, kv_channels)
     return ffn_hidden_size, kv_channels, groups
-
-
-def _check_rotary(model: ModelOptions, kv_channels: int) -> None:
-    """Rotary positions turn pairs of a head's channels."""
-    rotating = int(kv_channels * model.rotary_percent)
-    if model.position_embedding_type == "rope" and (rotating % 2 or rotating == 0):
-        raise ConfigurationError(
-            f"--position-embedding-type rope turns pairs of channels, and --rotary-percent "
-            f"{model.rotary_percent:g} of heads of {kv_channels} are {rotating}; use an even number from 2 "
-            "(--kv-channels, --hidden-size / --num-attention-heads, --rotary-percent)"
-        )
 
 
 def _num_query_groups(model: ModelOptions) -> int:
@@ -233,16 +230,6 @@ def _window_size(model: ModelOptions) -> tuple[int, int] | None:
             f"--window-size {max(left, 1)},0, or leave it out"
         )
     return left, right
-
-
-def _max_positions(config: Config) -> int:
-    asked = config.model.max_position_embeddings
-    if asked is not None and asked < config.training.seq_length:
-        raise ConfigurationError(
-            f"--max-position-embeddings {asked} is less than --seq-length "
-            f"{config.training.seq_length}; use at least the sequence length"
-        )
-    return asked or config.training.seq_length
 
 
 def _check_schedule(config: Config, layout: Layout) -> None:

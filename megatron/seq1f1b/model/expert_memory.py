@@ -29,7 +29,7 @@ def num_mlp_tensors(dimensions: ModelDimensions) -> int:
 
     Gated: both halves before the gate, the gate, the other half with its offset, the product.
     """
-    return 5 if dimensions.is_gated else 2
+    return (5 if dimensions.is_gated else 2) + dimensions.num_more_mlp_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

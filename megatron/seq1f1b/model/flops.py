@@ -43,8 +43,12 @@ class ModelDimensions:
     num_query_groups: int
     head_dim: int
     is_gated: bool
+    has_output_gate: bool = False
+    """Of attention: as many gates as queries come out of the same matrix."""
     padded_vocab_size: int
     experts: Experts | None = None
+    num_more_mlp_tensors: int = 0
+    """What an MLP keeps for backward beyond GELU, or gated, beyond SwiGLU."""
     window: Window | None = None
     """Of attention; every layer counts as the mean of those with the window and those without."""
 
@@ -68,10 +72,15 @@ class ModelDimensions:
 
     @property
     def attention_parameters(self) -> int:
-        """Of query, key, value and output projection."""
+        """Of query, key, value (and gate) and output projection."""
         query = self.num_query_heads * self.head_dim
-        key_value = 2 * self.num_query_groups * self.head_dim
-        return self.hidden_size * (2 * query + key_value)
+        return self.hidden_size * (query + self.projected_width)
+
+    @property
+    def projected_width(self) -> int:
+        """Queries, keys, values and gates of a token."""
+        heads = self.num_query_heads * (2 if self.has_output_gate else 1)
+        return (heads + 2 * self.num_query_groups) * self.head_dim
 
     def mlp_parameters(self, width: int) -> int:
         """Of an MLP, or of experts, of this width together."""

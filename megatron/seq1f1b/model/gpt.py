@@ -23,10 +23,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.seq1f1b.attention import ChunkedCoreAttention
 from megatron.seq1f1b.model.initialization import initialize_weights
 from megatron.seq1f1b.model.loss_slices import sliced_losses
-from megatron.seq1f1b.model.norm import Norm
+from megatron.seq1f1b.model.norm import L2Norm, Norm
+from megatron.seq1f1b.model.output_gate import GatedSelfAttention
 from megatron.seq1f1b.model.rotary import ChunkRotaryEmbedding
 from megatron.seq1f1b.upstream.experts import mend_experts
-from megatron.seq1f1b.upstream.recompute import mend_mlp_recompute
+from megatron.seq1f1b.upstream.recompute import mend_recompute
 from megatron.seq1f1b.upstream.split_linear import keep_in_graph
 
 
@@ -40,10 +41,16 @@ class ModelShape:
     """Rows of the embedding and the output layer."""
     max_position_embeddings: int
     position_embedding_type: str
-    """`rope` or `learned_absolute`."""
+    """`rope`, `learned_absolute` or `none`."""
     rotary_base: int = 10000
     rotary_percent: float = 1.0
+    rotary_interpolation_factor: float | None = None
+    """Positions are divided by it."""
+    rope_scaling_factor: float | None = None
+    """How far Llama 3.1's rule stretches long periods; None for not at all."""
     is_output_tied: bool = True
+    has_xavier_weights: bool = False
+    """Initial weights are uniform after Xavier's rule instead of normal."""
     seed: int = 1234
     attention_backend: str = "auto"
     """One of the attention room's `BACKEND_NAMES`."""
@@ -61,6 +68,9 @@ class ChunkedGPTModel(GPTModel):
             position_embedding_type=shape.position_embedding_type,
             rotary_base=shape.rotary_base,
             rotary_percent=shape.rotary_percent,
+            seq_len_interpolation_factor=shape.rotary_interpolation_factor,
+            rope_scaling=shape.rope_scaling_factor is not None,
+            rope_scaling_factor=shape.rope_scaling_factor or 1.0,
             share_embeddings_and_output_weights=shape.is_output_tied,
             **keywords,
         )
@@ -72,14 +82,7 @@ class ChunkedGPTModel(GPTModel):
             # Upstream makes the position table in torch's default type.
             self.embedding.position_embeddings.to(self.config.params_dtype)
         if shape.position_embedding_type == "rope":
-            self.rotary_pos_emb = ChunkRotaryEmbedding(
-                kv_channels=self.config.kv_channels,
-                rotary_percent=shape.rotary_percent,
-                rotary_interleaved=self.config.rotary_interleaved,
-                rotary_base=shape.rotary_base,
-                use_cpu_initialization=self.config.use_cpu_initialization,
-                cp_group=self.pg_collection.cp,
-            )
+            self.rotary_pos_emb.__class__ = ChunkRotaryEmbedding  # it adds behaviour, no state
 
     def _postprocess(self, hidden_states: torch.Tensor, *args: object, **keywords: Any) -> torch.Tensor:
         """Losses of tokens where there are labels, in slices where asked for; else as upstream."""
@@ -140,6 +143,7 @@ def layer_spec(config: TransformerConfig, *, attention_backend: str = "auto") ->
         num_experts=config.num_moe_experts,
         moe_grouped_gemm=config.moe_grouped_gemm,
         qk_layernorm=config.qk_layernorm,
+        qk_l2_norm=config.qk_l2_norm,
         normalization=config.normalization,
     )
     layer = spec.submodules
@@ -147,9 +151,12 @@ def layer_spec(config: TransformerConfig, *, attention_backend: str = "auto") ->
     layer.pre_mlp_layernorm = Norm
     attention = layer.self_attention.submodules
     attention.core_attention = ModuleSpec(module=ChunkedCoreAttention, params={"backend": attention_backend})
-    if config.qk_layernorm:
-        attention.q_layernorm = Norm
-        attention.k_layernorm = Norm
+    if config.attention_output_gate:
+        layer.self_attention.module = GatedSelfAttention
+    if config.qk_layernorm or config.qk_l2_norm:
+        norm = L2Norm if config.qk_l2_norm else Norm
+        attention.q_layernorm = norm
+        attention.k_layernorm = norm
     return spec
 
 
@@ -177,6 +184,8 @@ def build_model_part(
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
         vp_stage=vp_stage,
     )
-    mend_mlp_recompute(model)
-    initialize_weights(model, seed=shape.seed, vocab_size=shape.vocab_size)
+    mend_recompute(model)
+    initialize_weights(
+        model, seed=shape.seed, vocab_size=shape.vocab_size, is_xavier=shape.has_xavier_weights
+    )
     return model

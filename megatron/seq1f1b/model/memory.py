@@ -71,12 +71,17 @@ class ModelMemory:
     """Data-parallel ranks that share the optimizer's states."""
     rotary_dim: int = 0
     """Rotating channels of a head; 0 without rotary embedding."""
+    rotary_share: float = 1.0
+    """Of the layers, those with rotary positions; every one counts as the mean."""
     num_learned_positions: int = 0
     has_linear_bias: bool = True
     has_qkv_bias: bool = True
     has_norm_bias: bool = True
     """LayerNorm's; RMSNorm has none."""
+    has_wide_norms: bool = False
+    """Whether norms work on a float32 copy of their input."""
     has_qk_norm: bool = False
+    has_qk_norm_weights: bool = True
     is_output_tied: bool = False
     has_dropout: bool = False
     """Of hidden states."""
@@ -115,9 +120,8 @@ class ModelMemory:
 
     @property
     def _projected(self) -> float:
-        """Queries, keys and values of one token as the layer's matrix makes them."""
-        d = self.dimensions
-        return (d.num_query_heads + 2 * d.num_query_groups) * d.head_dim / self.tensor_parallel
+        """Queries, keys, values and gates of one token as the layer's matrix makes them."""
+        return self.dimensions.projected_width / self.tensor_parallel
 
     @property
     def _hidden(self) -> float:
@@ -143,7 +147,7 @@ class ModelMemory:
         """Of one layer on one rank."""
         d = self.dimensions
         norms = 2 * d.hidden_size * (2 if self.has_norm_bias else 1)
-        if self.has_qk_norm:
+        if self.has_qk_norm and self.has_qk_norm_weights:
             norms += 2 * d.head_dim * (2 if self.has_norm_bias else 1)
         biases = 0.0
         if self.has_linear_bias:
@@ -204,9 +208,27 @@ class ModelMemory:
         return 2 * self._hidden if self.has_dropout else 0.0
 
     def _layer_bytes(self, micro_batch_size: int) -> float:
-        attention = 2 * self._query + (self._fused_projection if self.has_qk_norm else 0)
-        elements = 4 * self._hidden + attention + 4 * self.rotary_dim / micro_batch_size
-        return elements * self.element_bytes + self._mlp_bytes
+        angles = 4 * self.rotary_dim * self.rotary_share / micro_batch_size
+        elements = 2 * self._hidden + 2 * self._query + angles
+        norms = 2 * self._hidden * self._norm_input_bytes + self._qk_norm_bytes
+        # Of a gate: its sigmoid, float32, and what it lets through.
+        gate = self._query * (4 + self.element_bytes) if self.dimensions.has_output_gate else 0
+        return elements * self.element_bytes + norms + gate + self._mlp_bytes
+
+    @property
+    def _norm_input_bytes(self) -> int:
+        return 4 if self.has_wide_norms else self.element_bytes
+
+    @property
+    def _qk_norm_bytes(self) -> float:
+        """Of the norms of queries and keys: statistics and inputs, views of the projection or wider copies."""
+        if not self.has_qk_norm:
+            return 0.0
+        elements = self._query + self._key_value / 2
+        statistics = elements / self.dimensions.head_dim * (8 if self.has_norm_bias else 4)
+        if self.has_wide_norms and self.is_mixed:
+            return elements * 4 + statistics
+        return self._fused_projection * self.element_bytes + statistics
 
     @property
     def _mlp_bytes(self) -> float:
@@ -263,7 +285,7 @@ class ModelMemory:
 
     def head_bytes_per_token(self) -> float:
         """Saved by the final norm and the output layer."""
-        return 2 * self._hidden * self.element_bytes
+        return self._hidden * (self._norm_input_bytes + self.element_bytes)
 
     def softmax_bytes(self, tokens: int) -> float:
         """Saved by the loss: probabilities in float32; slices compute them again."""

@@ -67,7 +67,10 @@ class FlashShapes:
 
 
 def rms_norm(
-    tensor: torch.Tensor, normalized_shape: object, weight: torch.Tensor, eps: float | None = None
+    tensor: torch.Tensor,
+    normalized_shape: object,
+    weight: torch.Tensor | None = None,
+    eps: float | None = None,
 ) -> torch.Tensor:
     """Stands for `torch.nn.functional.rms_norm`; keeps its input and a float32 number per token."""
     normalized: torch.Tensor = _RmsNorm.apply(tensor, weight)
@@ -78,14 +81,14 @@ class _RmsNorm(torch.autograd.Function):
     """Shapes alone."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(tensor, tensor.new_empty(tensor.shape[:-1], dtype=torch.float32), weight)
         return torch.empty_like(tensor)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         tensor, _, weight = ctx.saved_tensors
-        return torch.empty_like(tensor), torch.empty_like(weight)
+        return torch.empty_like(tensor), None if weight is None else torch.empty_like(weight)
 
 
 def dropout(

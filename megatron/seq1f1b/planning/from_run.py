@@ -84,7 +84,9 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
         )
     most_layers = max(layout.layers_of_virtual_stages)
     is_block = recompute.method == "block" and (recompute.num_layers or 0) < most_layers
-    is_rotary = model.position_embedding_type == "rope"
+    positions = config.positions
+    is_rotary = positions.position_embedding_type == "rope"
+    is_learned = positions.position_embedding_type == "learned_absolute"
     return ModelMemory(
         dimensions=dimensions,
         tensor_parallel=parallel.tensor_model_parallel_size,
@@ -92,12 +94,15 @@ def memory_of(config: Config, layout: Layout, dimensions: ModelDimensions) -> Mo
         is_mixed=is_mixed_precision(config),
         update=update_memory_of(config),
         optimizer_shards=layout.data_parallel_size if parallel.use_distributed_optimizer else 1,
-        rotary_dim=int(dimensions.head_dim * model.rotary_percent) if is_rotary else 0,
-        num_learned_positions=0 if is_rotary else layout.max_position_embeddings,
+        rotary_dim=int(dimensions.head_dim * positions.rotary_percent) if is_rotary else 0,
+        rotary_share=1 - 1 / positions.no_rope_freq if positions.no_rope_freq else 1.0,
+        num_learned_positions=layout.max_position_embeddings if is_learned else 0,
         has_linear_bias=not model.disable_bias_linear,
         has_qkv_bias=not model.disable_bias_linear or model.add_qkv_bias,
         has_norm_bias=model.normalization == "LayerNorm",
-        has_qk_norm=model.qk_layernorm,
+        has_wide_norms=model.apply_layernorm_1p,
+        has_qk_norm=model.qk_layernorm or model.qk_l2_norm,
+        has_qk_norm_weights=model.qk_layernorm,
         is_output_tied=not model.untie_embeddings_and_output_weights,
         has_dropout=model.hidden_dropout > 0,
         recompute=Recompute(recompute.granularity or Recompute.NONE),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron.seq1f1b.config import ModelOptions
+from megatron.seq1f1b.config import Activation
+from megatron.seq1f1b.model.activations import quick_gelu, squared_relu, tanh_gelu
 from megatron.seq1f1b.model.gpt import ModelShape, build_model_part
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream import is_cpu_only
@@ -78,7 +78,7 @@ def transformer_config(run: Run, dtype: torch.dtype) -> TransformerConfig:
 
 def _model_fields(run: Run) -> dict[str, Any]:
     """The shape of the model, and what of it is recomputed."""
-    model, recompute = run.config.model, run.layout.recompute
+    model, positions, recompute = run.config.model, run.config.positions, run.layout.recompute
     return {
         "num_layers": model.num_layers,
         "hidden_size": model.hidden_size,
@@ -88,12 +88,21 @@ def _model_fields(run: Run) -> dict[str, Any]:
         "kv_channels": run.layout.kv_channels,
         "normalization": model.normalization,
         "layernorm_epsilon": model.norm_epsilon,
+        "layernorm_zero_centered_gamma": model.apply_layernorm_1p,
         "qk_layernorm": model.qk_layernorm,
-        "gated_linear_unit": model.swiglu,
-        "activation_func": _activation(model),
+        "qk_l2_norm": model.qk_l2_norm,
+        "attention_output_gate": model.attention_output_gate,
+        "softmax_scale": model.softmax_scale,
+        "rotary_interleaved": positions.rotary_interleaved,
+        "no_rope_freq": positions.no_rope_freq,
+        "gated_linear_unit": run.layout.activation.is_gated,
+        "activation_func": _ACTIVATIONS[run.layout.activation],
+        "glu_linear_offset": model.glu_linear_offset,
+        "activation_func_clamp_value": model.activation_func_clamp_value,
         "add_bias_linear": not model.disable_bias_linear,
         "add_qkv_bias": model.add_qkv_bias,
         "init_method_std": model.init_method_std,
+        "embedding_init_method_std": model.embedding_init_method_std,
         "hidden_dropout": model.hidden_dropout,
         "attention_dropout": model.attention_dropout,
         "recompute_granularity": recompute.granularity,
@@ -120,10 +129,13 @@ def _expert_fields(run: Run) -> dict[str, Any]:
     return {"num_moe_experts": num_experts, "moe_ffn_hidden_size": width, **options}
 
 
-def _activation(model: ModelOptions) -> Callable[[torch.Tensor], torch.Tensor]:
-    if model.swiglu:
-        return F.silu
-    return partial(F.gelu, approximate="tanh") if model.openai_gelu else F.gelu
+_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    Activation.GELU: F.gelu,
+    Activation.TANH_GELU: tanh_gelu,
+    Activation.SQUARED_RELU: squared_relu,
+    Activation.SWIGLU: F.silu,
+    Activation.QUICK_GEGLU: quick_gelu,
+}
 
 
 def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:
@@ -143,6 +155,7 @@ def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:
         "use_cpu_initialization": is_cpu_only(),
         "calculate_per_token_loss": run.config.training.calculate_per_token_loss,
         "deterministic_mode": run.config.training.deterministic_mode,
+        "disable_bf16_reduced_precision_matmul": run.config.training.disable_bf16_reduced_precision_matmul,
         "gradient_accumulation_fusion": False,
         # With the previous and the next rank the same one, batched messages of Megatron-Core's
         # interleaved schedule cross, silently.
@@ -158,16 +171,20 @@ def _leave_as_is(weight: torch.Tensor) -> torch.Tensor:
 
 def model_parts(run: Run, transformer: TransformerConfig) -> list[torch.nn.Module]:
     """This rank's parts of the model, one per virtual stage, bare."""
+    model, positions = run.config.model, run.config.positions
     shape = ModelShape(
         vocab_size=run.tokenizer.vocab_size,
         padded_vocab_size=run.dimensions.padded_vocab_size,
         max_position_embeddings=run.layout.max_position_embeddings,
-        position_embedding_type=run.config.model.position_embedding_type,
-        rotary_base=run.config.model.rotary_base,
-        rotary_percent=run.config.model.rotary_percent,
-        is_output_tied=not run.config.model.untie_embeddings_and_output_weights,
+        position_embedding_type=positions.position_embedding_type,
+        rotary_base=positions.rotary_base,
+        rotary_percent=positions.rotary_percent,
+        rotary_interpolation_factor=positions.rotary_seq_len_interpolation_factor,
+        rope_scaling_factor=positions.rope_scaling_factor if positions.use_rope_scaling else None,
+        is_output_tied=not model.untie_embeddings_and_output_weights,
+        has_xavier_weights=model.init_method_xavier_uniform,
         seed=run.config.training.seed,
-        attention_backend=run.config.model.attention_backend,
+        attention_backend=model.attention_backend,
         cross_entropy_slice_tokens=run.config.training.cross_entropy_slice_tokens,
     )
     virtual = run.layout.num_virtual_stages

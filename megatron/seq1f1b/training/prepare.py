@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron.seq1f1b.chunk import Boundaries
-from megatron.seq1f1b.config import Config, DataOptions, Layout, validate
+from megatron.seq1f1b.config import Activation, Config, DataOptions, Layout, validate
 from megatron.seq1f1b.data import Tokenizer, build_tokenizer, check_data_settings
 from megatron.seq1f1b.data.order import DataloaderType
 from megatron.seq1f1b.model.flops import Experts, ModelDimensions, partition_costs, window_of
@@ -97,9 +97,12 @@ def model_dimensions(config: Config, layout: Layout, vocab_size: int) -> ModelDi
         num_query_heads=config.model.num_attention_heads,
         num_query_groups=layout.num_query_groups,
         head_dim=layout.kv_channels,
-        is_gated=config.model.swiglu,
+        is_gated=layout.activation.is_gated,
+        has_output_gate=config.model.attention_output_gate,
         padded_vocab_size=-(-vocab_size // multiple) * multiple,
         experts=_experts(config, layout),
+        num_more_mlp_tensors=(layout.activation is Activation.QUICK_GEGLU)
+        + (config.model.activation_func_clamp_value is not None),
         window=window_of(
             layout.window_size, config.model.window_attn_skip_freq, num_layers=config.model.num_layers
         ),

@@ -28,6 +28,8 @@ class TrainingOptions:
     """Compute in bfloat16, with float32 master weights."""
     fp16: bool = False
     """Compute in float16, with float32 master weights and a loss scale."""
+    disable_bf16_reduced_precision_matmul: bool = False
+    """Sum products of bfloat16 matrices in float32 throughout, on GPUs."""
     loss_scale: float | None = None
     """A fixed loss scale; one that adapts."""
     initial_loss_scale: float = 2.0**32

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from megatron.seq1f1b.config import Config
+from megatron.seq1f1b.config import Config, PositionOptions
 from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest
 from megatron.seq1f1b.training.prepare import Run
 
+LEARNED = "learned_absolute"
 DISTRIBUTED = "--use-distributed-optimizer"
 
 
 def model_of(run: Run) -> dict[str, Any]:
     """The hyperparameters that decide the weights' names, shapes and meaning, by flag."""
-    model = run.config.model
-    learned = model.position_embedding_type == "learned_absolute"
+    model, kind = run.config.model, run.config.positions.position_embedding_type
     return {
         "--num-layers": model.num_layers,
         "--hidden-size": model.hidden_size,
@@ -26,18 +26,47 @@ def model_of(run: Run) -> dict[str, Any]:
         "--kv-channels": run.layout.kv_channels,
         "--swiglu": model.swiglu,
         **_experts_of(run),
-        "--openai-gelu": model.openai_gelu or None,  # older checkpoints do not name it
+        **_variants_of(run),
         "--normalization": model.normalization,
         "--qk-layernorm": model.qk_layernorm,
         "--disable-bias-linear": model.disable_bias_linear,
         "--add-qkv-bias": model.add_qkv_bias,
-        "--position-embedding-type": model.position_embedding_type,
-        "--max-position-embeddings": run.layout.max_position_embeddings if learned else None,
-        "--rotary-base": None if learned else model.rotary_base,
-        "--rotary-percent": None if learned else model.rotary_percent,
+        "--position-embedding-type": kind,
+        "--max-position-embeddings": run.layout.max_position_embeddings if kind == LEARNED else None,
+        **_rotary_of(run.config.positions),
         "--untie-embeddings-and-output-weights": model.untie_embeddings_and_output_weights,
         "ids of the tokenizer": run.tokenizer.vocab_size,
     }
+
+
+def _variants_of(run: Run) -> dict[str, Any]:
+    """What checkpoints of earlier versions do not name, and all have as by default: None."""
+    model = run.config.model
+    return {
+        "--openai-gelu": model.openai_gelu or None,
+        "--squared-relu": model.squared_relu or None,
+        "--quick-geglu": model.quick_geglu or None,
+        "--glu-linear-offset": model.glu_linear_offset or None,
+        "--activation-func-clamp-value": model.activation_func_clamp_value,
+        "--apply-layernorm-1p": model.apply_layernorm_1p or None,
+        "--qk-l2-norm": model.qk_l2_norm or None,
+        "--attention-output-gate": model.attention_output_gate or None,
+        "--softmax-scale": model.softmax_scale,
+    }
+
+
+def _rotary_of(positions: PositionOptions) -> dict[str, Any]:
+    """How rotary positions turn; None throughout where there are none."""
+    factor = positions.rope_scaling_factor if positions.use_rope_scaling else None
+    values = {
+        "--rotary-base": positions.rotary_base,
+        "--rotary-percent": positions.rotary_percent,
+        "--rotary-interleaved": positions.rotary_interleaved or None,
+        "--rotary-seq-len-interpolation-factor": positions.rotary_seq_len_interpolation_factor,
+        "--rope-scaling-factor": factor,
+        "--no-rope-freq": positions.no_rope_freq,
+    }
+    return values if positions.position_embedding_type == "rope" else dict.fromkeys(values)
 
 
 def _experts_of(run: Run) -> dict[str, Any]:
@@ -121,11 +150,13 @@ def _shapes(model: dict[str, Any]) -> dict[str, list[int]]:
     """Shapes of a dense model's weights, vocabulary without padding, in the order of its forward."""
     hidden, width = model["--hidden-size"], model["--kv-channels"]
     heads, groups = model["--num-attention-heads"], model["--num-query-groups"]
+    gate = model.get("--attention-output-gate")
+    is_gated = model["--swiglu"] or model.get("--quick-geglu")
     return {
         "word_embeddings.weight": [model["ids of the tokenizer"], hidden],
-        "linear_qkv.weight": [(heads + 2 * groups) * width, hidden],
+        "linear_qkv.weight": [(heads * (2 if gate else 1) + 2 * groups) * width, hidden],
         "linear_proj.weight": [hidden, heads * width],
-        "linear_fc1.weight": [model["--ffn-hidden-size"] * (2 if model["--swiglu"] else 1), hidden],
+        "linear_fc1.weight": [model["--ffn-hidden-size"] * (2 if is_gated else 1), hidden],
     }
 
 

@@ -15,6 +15,12 @@ Json = Mapping[str, Any]
 GPT2, LLAMA = "gpt2", "llama"
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
 
+_PLAIN = dict.fromkeys(
+    (
+        *("--squared-relu", "--quick-geglu", "--glu-linear-offset", "--activation-func-clamp-value"),
+        *("--apply-layernorm-1p", "--qk-l2-norm", "--attention-output-gate", "--softmax-scale"),
+    )
+)
 _NEEDS: dict[str, dict[str, Any]] = {
     GPT2: {
         "--swiglu": False,
@@ -22,6 +28,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
         "--qk-layernorm": False,
         "--disable-bias-linear": False,
         "--num-experts": None,
+        **_PLAIN,
     },
     LLAMA: {
         "--position-embedding-type": "rope",
@@ -32,6 +39,10 @@ _NEEDS: dict[str, dict[str, Any]] = {
         "--add-qkv-bias": False,
         "--rotary-percent": 1.0,
         "--num-experts": None,
+        "--openai-gelu": None,
+        "--rotary-interleaved": None,
+        "--no-rope-freq": None,
+        **_PLAIN,
     },
 }
 """Our flags that a family fixes."""
@@ -100,6 +111,7 @@ def config_of(model: Json, options: Json) -> dict[str, Any]:
         "head_dim": model["--kv-channels"],
         "rms_norm_eps": options["norm_epsilon"],
         "rope_theta": float(model["--rotary-base"]),
+        "rope_scaling": _scaling_of(model),
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -144,10 +156,8 @@ def _gpt2_flags(config: Json) -> dict[str, Any]:
 
 
 def _llama_flags(config: Json) -> dict[str, Any]:
-    _refuse(config, hidden_act="silu", attention_bias=False, mlp_bias=False, rope_scaling=None)
-    rope = config.get("rope_parameters") or {}
-    if rope.get("rope_type", "default") != "default":
-        raise CheckpointError(f"rope_type {rope['rope_type']} has no counterpart here; default has")
+    _refuse(config, hidden_act="silu", attention_bias=False, mlp_bias=False)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     theta = config.get("rope_theta", rope.get("rope_theta", 10000))
     if theta != int(theta):
         raise CheckpointError(f"rope_theta {theta} is no whole number, as --rotary-base must be")
@@ -164,10 +174,49 @@ def _llama_flags(config: Json) -> dict[str, Any]:
         "norm-epsilon": config.get("rms_norm_eps", 1e-6),
         "position-embedding-type": "rope",
         "rotary-base": int(theta),
+        **_scaling_flags(rope),
         "normalization": "RMSNorm",
         "swiglu": True,
         "disable-bias-linear": True,
     }
+
+
+def _scaling_of(model: Json) -> dict[str, Any] | None:
+    """`rope_scaling` of a Llama: longer periods, as Llama 3.1's or all alike."""
+    factor, all_alike = model.get("--rope-scaling-factor"), model.get("--rotary-seq-len-interpolation-factor")
+    if factor is not None and all_alike is not None:
+        raise CheckpointError(
+            f"--rope-scaling-factor {factor:g} and --rotary-seq-len-interpolation-factor {all_alike:g} "
+            "together have no counterpart in llama"
+        )
+    if factor is not None:
+        return {"rope_type": "llama3", "factor": factor, **_LLAMA_31}
+    return None if all_alike is None else {"rope_type": "linear", "factor": all_alike}
+
+
+def _scaling_flags(rope: Json) -> dict[str, Any]:
+    """Our flags for `rope_scaling`, or what of `rope_parameters` says the same.
+
+    Raises:
+        CheckpointError: a rule that has no counterpart here, or other constants than Llama 3.1's.
+    """
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return {}
+    if kind == "linear":
+        return {"rotary-seq-len-interpolation-factor": rope["factor"]}
+    if kind != "llama3":
+        raise CheckpointError(f"rope_type {kind} has no counterpart here; default, linear and llama3 have")
+    for name, value in _LLAMA_31.items():
+        if rope.get(name, value) != value:
+            raise CheckpointError(
+                f"{name} {rope[name]} of rope_type llama3 has no counterpart here; {value} has"
+            )
+    return {"use-rope-scaling": True, "rope-scaling-factor": rope["factor"]}
+
+
+_LLAMA_31 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""The constants of Llama 3.1's rule, which Megatron-Core has no fields for."""
 
 
 def _refuse(config: Json, **served: object) -> None:
