@@ -11,68 +11,34 @@ forward, where a step holds most.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
-from pipeline import contestants, parser, resolve, start
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from pipeline import Contestant, contestants, parser, resolve, start
 
+from megatron.seq1f1b.planning.live_bytes import LiveBytes
 from megatron.seq1f1b.training import steps
+from megatron.seq1f1b.training.steps import forward_step
 
 
-class LiveStorages(TorchDispatchMode):
-    """Knows every storage made while it is active and still alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._known: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak_bytes = 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _is_real(leaf)}
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if _is_real(leaf):
-                storage = leaf.untyped_storage()
-                known = self._known.get(storage._cdata)
-                is_new = known is None or known[0].expired()
-                if is_new and storage._cdata not in inputs:
-                    self._known[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return result
-
-    def record(self) -> None:
-        """Compare what is alive now with the peak."""
-        self._known = {key: held for key, held in self._known.items() if not held[0].expired()}
-        self.peak_bytes = max(self.peak_bytes, sum(size for _, size in self._known.values()))
-
-
-def _is_real(leaf: object) -> bool:
-    return isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided
-
-
-def peak_of(step: Callable[[], None]) -> int:
+def peak_of(entrant: Contestant) -> int:
     """Peak live bytes of one step, counted after every forward."""
-    storages = LiveStorages()
-    plain = steps.forward_step
+    live, counts = LiveBytes(lambda tensor: False), []
+    for part in entrant.trained.parts:
+        for parameter in part.parameters():
+            live.ignore(parameter)
+            live.ignore(parameter.main_grad)
 
     def counted(data_iterator: Any, model: torch.nn.Module) -> Any:
-        result = plain(data_iterator, model)
-        storages.record()
+        result = forward_step(data_iterator, model)
+        counts.append(sum(live.live.values()))
         return result
 
-    steps.forward_step = counted
-    try:
-        with storages:
-            step()
-    finally:
-        steps.forward_step = plain
-    return storages.peak_bytes
+    with mock.patch.object(steps, "forward_step", counted), live:
+        entrant.step()
+    return max(counts)
 
 
 def main() -> None:
@@ -90,7 +56,7 @@ def main() -> None:
     peaks = {}
     for entrant in contestants(runs):
         # The first step: later ones find their caches in the pool, where nobody would count them.
-        peaks[entrant.name] = peak_of(entrant.step)
+        peaks[entrant.name] = peak_of(entrant)
     if dist.get_rank() == 0:
         ratios = {
             f"{name}_over_1f1b": round(peaks[name] / peaks["1f1b"], 4) for name in ("average", "uniform_comp")

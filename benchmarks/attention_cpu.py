@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,73 +26,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from megatron.seq1f1b.attention import (
-    CachePool,
-    DocumentStarts,
-    SequenceState,
-    choose_backend,
-    chunked_attention,
-)
+from benchmarks.one_layer import DTYPES, Case, Tensors, inputs_of, run_attention
+from megatron.seq1f1b.attention import CachePool, SequenceState, choose_backend, chunked_attention
 from megatron.seq1f1b.chunk import chunks_from
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CASE = Case(seq_length=8192, chunks=4, heads=8, groups=8, head_dim=64)
+GRID_DTYPES = ("float32", "bfloat16")
 MIN_CHUNK = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """One layer's attention of one sequence."""
-
-    seq_length: int = 8192
-    chunks: int = 4
-    heads: int = 8
-    groups: int = 8
-    head_dim: int = 64
-    dtype: str = "float32"
-    documents: int = 1
-
-    @property
-    def document_starts(self) -> DocumentStarts | None:
-        """Equal documents, or None for one."""
-        length = self.seq_length // self.documents
-        return None if self.documents == 1 else (tuple(range(0, self.seq_length, length)),)
-
-
-Tensors = tuple[torch.Tensor, ...]
-
-
-def make_inputs(shape: Shape) -> Tensors:
-    """Queries, keys, values and the gradient of the output, "sequence 1 heads head_dim"."""
-    return tuple(
-        torch.randn(shape.seq_length, 1, heads, shape.head_dim).to(DTYPES[shape.dtype])
-        for heads in (shape.heads, shape.groups, shape.groups, shape.heads)
-    )
-
-
-def train_step(shape: Shape, inputs: Tensors, pool: CachePool) -> float:
-    """Seconds of forward and backward of the sequence, in `shape.chunks` even chunks."""
-    boundaries = [shape.seq_length * index // shape.chunks for index in range(shape.chunks + 1)]
-    chunks = chunks_from(boundaries)
-    backend = choose_backend("auto", device="cpu", dtype=inputs[0].dtype, head_dim=shape.head_dim)
-    state = SequenceState(
-        pool=pool, seq_length=shape.seq_length, microbatch=0, virtual_stage=0, num_chunks=len(chunks)
-    )
-    pieces = [[rows[chunk.start : chunk.stop].clone() for rows in inputs] for chunk in chunks]
+def seconds_of(case: Case, inputs: Tensors, pool: CachePool) -> float:
+    """Of forward and backward of the sequence."""
     started_at = time.perf_counter()
-    outputs = [
-        chunked_attention(
-            *(rows.requires_grad_() for rows in piece[:3]),
-            cache=state.cache(1),
-            chunk=chunk,
-            softmax_scale=shape.head_dim**-0.5,
-            document_starts=shape.document_starts,
-            backend=backend,
-        )
-        for chunk, piece in zip(chunks, pieces, strict=True)
-    ]
-    for output, piece in reversed(list(zip(outputs, pieces, strict=True))):
-        output.backward(piece[3])
-    state.close()
+    run_attention(case, inputs, pool)
     return time.perf_counter() - started_at
 
 
@@ -118,11 +64,11 @@ def report(name: str, result: dict[str, object], sentence: str) -> None:
     print(f"  {sentence}", flush=True)
 
 
-def measure_ratios(shapes: Sequence[Shape], *, rounds: int) -> list[float]:
+def measure_ratios(shapes: Sequence[Case], *, rounds: int) -> list[float]:
     """Time of the chunks over that of one full causal call, for shapes that differ in chunks or documents."""
-    inputs, pool = make_inputs(shapes[0]), CachePool()
+    inputs, pool = inputs_of(shapes[0]), CachePool()
     full = replace(shapes[0], chunks=1, documents=1)
-    works = [partial(train_step, shape, inputs, pool) for shape in (full, *shapes)]
+    works = [partial(seconds_of, shape, inputs, pool) for shape in (full, *shapes)]
     (whole, _), *chunked = compare(*works, rounds=rounds)
     for shape, (seconds, ratio) in zip(shapes, chunked, strict=True):
         report(
@@ -150,8 +96,8 @@ def measure_overhead(*, rounds: int) -> None:
     shapes. `python` is (chunk - its kernels) - (plain - its kernels): what is neither the prefix's
     attention, nor the merging, nor copies into the cache and sums of gradients.
     """
-    shape = Shape(seq_length=24, heads=4, groups=4, head_dim=16)
-    inputs, pool = make_inputs(shape), CachePool()
+    case = Case(seq_length=24, heads=4, groups=4, head_dim=16)
+    inputs, pool = inputs_of(case), CachePool()
     works = {
         "chunk": partial(_middle_chunk_seconds, inputs, pool),
         "plain": partial(_plain_seconds, inputs),
@@ -254,26 +200,26 @@ def measure_grid(*, rounds: int) -> None:
     )
 
 
-def grid() -> list[list[Shape]]:
+def grid() -> list[list[Case]]:
     """Shapes whose chunks have at least `MIN_CHUNK` tokens, by what they share."""
     return [
         [
-            Shape(dtype=dtype, seq_length=seq_length, chunks=chunks, heads=4, groups=groups)
+            replace(CASE, dtype=dtype, seq_length=seq_length, chunks=chunks, heads=4, groups=groups)
             for chunks in (2, 4, 8)
             if seq_length // chunks >= MIN_CHUNK
         ]
-        for dtype, seq_length, groups in itertools.product(DTYPES, (4096, 8192, 16384), (4, 2))
+        for dtype, seq_length, groups in itertools.product(GRID_DTYPES, (4096, 8192, 16384), (4, 2))
     ]
 
 
 def main() -> None:
     """Measure what the command line asks."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("--seq-length", type=int, default=8192)
-    options.add_argument("--chunks", type=int, default=4)
-    options.add_argument("--heads", type=int, default=8)
-    options.add_argument("--groups", type=int, default=8)
-    options.add_argument("--dtype", choices=DTYPES, default="float32")
+    options.add_argument("--seq-length", type=int, default=CASE.seq_length)
+    options.add_argument("--chunks", type=int, default=CASE.chunks)
+    options.add_argument("--heads", type=int, default=CASE.heads)
+    options.add_argument("--groups", type=int, default=CASE.groups)
+    options.add_argument("--dtype", choices=DTYPES, default=CASE.dtype)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--grid", action="store_true", help="every shape instead of one")
@@ -281,7 +227,8 @@ def main() -> None:
     options.add_argument("--documents", action="store_true", help="16 equal documents in the sequence")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
-    shape = Shape(
+    shape = replace(
+        CASE,
         seq_length=arguments.seq_length,
         chunks=arguments.chunks,
         heads=arguments.heads,

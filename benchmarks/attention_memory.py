@@ -14,46 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from attention_cpu import DTYPES
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.one_layer import DTYPES
 from megatron.seq1f1b.attention import CachePool, SequenceState, choose_backend, chunked_attention
 from megatron.seq1f1b.chunk import Chunk, chunks_from
-
-
-class PeakOfStorages(TorchDispatchMode):
-    """Knows every storage made while it is active, and the peak of those alive at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak_bytes = 0
-        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        given = {_storage(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if _is_tensor(leaf)}
-        for leaf in tree_leaves(result):
-            if _is_tensor(leaf) and _storage(leaf)._cdata not in given:
-                storage = _storage(leaf)
-                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._made = {at: made for at, made in self._made.items() if not made[0].expired()}
-        self.peak_bytes = max(self.peak_bytes, sum(size for _, size in self._made.values()))
-        return result
-
-
-def _is_tensor(leaf: object) -> bool:
-    return isinstance(leaf, torch.Tensor)
-
-
-def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()
+from megatron.seq1f1b.planning.live_bytes import LiveBytes
 
 
 def peak_of(arguments: argparse.Namespace, *, num_chunks: int) -> int:
@@ -61,13 +32,13 @@ def peak_of(arguments: argparse.Namespace, *, num_chunks: int) -> int:
     length, pool = arguments.seq_length, CachePool()
     chunks = chunks_from([length * index // num_chunks for index in range(num_chunks + 1)])
     state = SequenceState(pool=pool, seq_length=length, microbatch=0, virtual_stage=0, num_chunks=num_chunks)
-    with PeakOfStorages() as storages:
+    with LiveBytes(lambda tensor: False) as live:
         outputs = [_forward(arguments, chunk, state) for chunk in chunks]
         while outputs:
             output = outputs.pop()
             output.backward(torch.ones_like(output))
     state.close()
-    return storages.peak_bytes
+    return sum(live.at_peak.values())
 
 
 def _forward(arguments: argparse.Namespace, chunk: Chunk, state: SequenceState) -> torch.Tensor:

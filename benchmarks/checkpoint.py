@@ -38,12 +38,13 @@ MODES = ("none", "synchronous", "asynchronous")
 def main() -> None:
     """Train in rounds of every mode and print one JSON object on rank 0."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("--folder", type=Path, required=True, help="where checkpoints go, for a while")
+    options.add_argument("--folder", type=Path, required=True, help="a folder is made there, and removed")
     options.add_argument("--hidden-size", type=int, default=512)
     options.add_argument("--num-layers", type=int, default=8)
     options.add_argument("--save-interval", type=int, default=5)
     options.add_argument("--rounds", type=int, default=3)
     arguments = options.parse_args()
+    folder = arguments.folder / "checkpoints-of-a-benchmark"
     start()
     # Without a GPU, half precision is a hundred times slower, and steps would hide any save.
     precision = "" if is_cpu_only() else "--bf16"
@@ -51,7 +52,7 @@ def main() -> None:
         f"--num-layers {arguments.num_layers} --hidden-size {arguments.hidden_size} --num-attention-heads 8 "
         f"--seq-length 256 --micro-batch-size 1 --global-batch-size 2 --lr 1e-3 {precision} --mock-data "
         "--tokenizer-type NullTokenizer --vocab-size 8191 --pipe-sp-splits 2 --num-workers 0 "
-        f"--pipeline-model-parallel-size {dist.get_world_size()} --save {arguments.folder} --keep-latest 1 "
+        f"--pipeline-model-parallel-size {dist.get_world_size()} --save {folder} --keep-latest 1 "
         f"--train-iters {3 * arguments.rounds * arguments.save_interval + 1}"
     )
     run = prepare(parse_arguments(flags.split()), world_size=dist.get_world_size())
@@ -59,7 +60,7 @@ def main() -> None:
     measured = measure(run, interval=arguments.save_interval, rounds=arguments.rounds)
     if dist.get_rank() == 0:
         print(json.dumps(measured, indent=2))
-        shutil.rmtree(arguments.folder)
+        shutil.rmtree(folder)
 
 
 def measure(run: Run, *, interval: int, rounds: int) -> dict[str, object]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -24,20 +24,6 @@ from megatron.seq1f1b.training.distributed import join
 from megatron.seq1f1b.training.prepare import prepare
 from megatron.seq1f1b.training.samples import data_settings
 from megatron.seq1f1b.training.steps import data_iterators, make_forward_backward, train_step
-
-
-class TimedIterator(Iterator[Mapping[str, torch.Tensor]]):
-    """Adds up the time that `next` takes."""
-
-    def __init__(self, source: Iterator[Mapping[str, torch.Tensor]]) -> None:
-        self._source = source
-        self.seconds = 0.0
-
-    def __next__(self) -> Mapping[str, torch.Tensor]:
-        started_at = time.perf_counter()
-        batch = next(self._source)
-        self.seconds += time.perf_counter() - started_at
-        return batch
 
 
 def main() -> None:
@@ -63,15 +49,11 @@ def main() -> None:
     samples = (arguments.steps + 1) * run.layout.global_batch_size
     settings = data_settings(run.config, run.tokenizer)
     dataset = build_train_valid_test_datasets(settings, train_samples=samples).train
-    iterators = [source and TimedIterator(source) for source in data_iterators(run, dataset)]
-    forward_backward = make_forward_backward(run)
-    train_step(run, trained, forward_backward, iterators)
-    waited = -sum(each.seconds for each in iterators if each is not None)
+    step = partial(train_step, run, trained, make_forward_backward(run), data_iterators(run, dataset))
+    step()
     started_at = time.perf_counter()
-    for _ in range(arguments.steps):
-        train_step(run, trained, forward_backward, iterators)
+    waited = sum(step().data_wait_seconds for _ in range(arguments.steps))
     elapsed = time.perf_counter() - started_at
-    waited += sum(each.seconds for each in iterators if each is not None)
     worst = torch.tensor(waited / elapsed, dtype=torch.float64)
     dist.all_reduce(worst, op=dist.ReduceOp.MAX)
     if dist.get_rank() == 0:

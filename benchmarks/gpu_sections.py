@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 
 from megatron.seq1f1b.upstream import prepare_megatron_core
@@ -18,30 +18,12 @@ prepare_megatron_core()
 import torch
 
 from benchmarks.device_clock import Clock
-from megatron.seq1f1b.attention import (
-    CachePool,
-    SequenceState,
-    choose_backend,
-    chunked_attention,
-)
-from megatron.seq1f1b.chunk import chunks_from
+from benchmarks.one_layer import Case, inputs_of, run_attention
+from megatron.seq1f1b.attention import CachePool
 from megatron.seq1f1b.errors import BackendError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One layer's attention of one sequence in even chunks."""
-
-    backend: str
-    dtype: str
-    seq_length: int
-    chunks: int
-    heads: int = 32
-    groups: int = 8
-    head_dim: int = 128
-    window: int | None = None
+LLAMA = {"heads": 32, "groups": 8, "head_dim": 128}
+"""A layer of Llama 3 8B."""
 
 
 class Section:
@@ -65,58 +47,21 @@ class Section:
             yield case
 
 
-def run_attention(case: Case, inputs: list[torch.Tensor], pool: CachePool) -> None:
-    """Forward and backward of the sequence, chunk by chunk."""
-    borders = [case.seq_length * index // case.chunks for index in range(case.chunks + 1)]
-    chunks = chunks_from(borders)
-    query = inputs[0]
-    backend = choose_backend(
-        case.backend, device=query.device, dtype=query.dtype, head_dim=case.head_dim, window=case.window
-    )
-    state = SequenceState(
-        pool=pool, seq_length=case.seq_length, microbatch=0, virtual_stage=0, num_chunks=case.chunks
-    )
-    outputs = []
-    for chunk in chunks:
-        piece = [rows[chunk.start : chunk.stop].detach().requires_grad_() for rows in inputs[:3]]
-        outputs.append(
-            chunked_attention(
-                *piece,
-                cache=state.cache(1),
-                chunk=chunk,
-                softmax_scale=case.head_dim**-0.5,
-                window=case.window,
-                backend=backend,
-            )
-        )
-    for chunk in reversed(chunks):
-        outputs.pop().backward(inputs[3][chunk.start : chunk.stop])
-    state.close()
-
-
-def inputs_of(case: Case, device: str) -> list[torch.Tensor]:
-    """Queries, keys, values and the gradient of the output, "sequence 1 heads head_dim"."""
-    return [
-        torch.randn(case.seq_length, 1, heads, case.head_dim, device=device, dtype=DTYPES[case.dtype])
-        for heads in (case.heads, case.groups, case.groups, case.heads)
-    ]
-
-
 def attention(section: Section) -> None:
     """Chunks over one call, by backend, dtype, length and k."""
     lengths: tuple[int, ...] = (4096, 16384, 32768)
     chunk_counts: tuple[int, ...] = (2, 4, 8)
     rounds = 7
-    small: dict[str, int] = {}
+    shape = LLAMA
     if section.is_tiny:
-        lengths, chunk_counts, rounds, small = (64,), (2,), 1, {"heads": 4, "groups": 2, "head_dim": 8}
+        lengths, chunk_counts, rounds, shape = (64,), (2,), 1, {"heads": 4, "groups": 2, "head_dim": 8}
     fast = "torch-flash" if section.device == "cuda" else "cpu"
     cases: list[object] = [
-        Case(backend=fast, dtype=dtype, seq_length=length, chunks=chunks, **small)
+        Case(backend=fast, dtype=dtype, seq_length=length, chunks=chunks, **shape)
         for length, dtype, chunks in itertools.product(lengths, ("bfloat16", "float16"), chunk_counts)
     ]
-    cases += [Case(backend=fast, dtype="bfloat16", seq_length=lengths[-1], chunks=4, window=1024, **small)]
-    cases += [Case(backend="reference", dtype="float32", seq_length=lengths[0] // 4, chunks=4, **small)]
+    cases += [Case(backend=fast, dtype="bfloat16", seq_length=lengths[-1], chunks=4, window=1024, **shape)]
+    cases += [Case(backend="reference", dtype="float32", seq_length=lengths[0] // 4, chunks=4, **shape)]
     for case in section.within_budget(cases):
         assert isinstance(case, Case)
         inputs, pool = inputs_of(case, section.device), CachePool()
@@ -156,7 +101,7 @@ def memory(section: Section) -> None:
         return
     peaks = {}
     for chunks in (1, 8):
-        case = Case(backend="torch-flash", dtype="bfloat16", seq_length=32768, chunks=chunks)
+        case = Case(backend="torch-flash", dtype="bfloat16", seq_length=32768, chunks=chunks, **LLAMA)
         inputs = inputs_of(case, section.device)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
