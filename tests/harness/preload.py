@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
+import torch._dynamo  # which the first optimizer of a process imports
 import torch.distributed  # noqa: F401
 
 with contextlib.suppress(ImportError):

@@ -38,6 +38,7 @@ def install_cpu_support() -> None:
     _patch_device()
     _patch_factories()
     _patch_tensor_methods()
+    _leave_uncompiled()
     _patch_random_state()
 
 
@@ -97,6 +98,21 @@ def _patch_tensor_methods() -> None:
         return str(plain_type(self)).replace("torch.", "torch.cuda.", 1)
 
     torch.Tensor.type = cuda_named_type  # type: ignore[method-assign, assignment]
+
+
+def _leave_uncompiled() -> None:
+    """What jit.py decorates stays as it is written.
+
+    Compiling takes a C++ compiler and most of a minute at a function's first call, and to load the compiler
+    is a quarter of the time that a process takes to start. `jit_fuser` reads `torch.compile` once.
+    """
+    compiling = torch.compile
+    torch.compile = lambda function: function  # type: ignore[assignment]
+    try:
+        from megatron.core import jit
+    finally:
+        torch.compile = compiling
+    jit.disable_jit_fuser()
 
 
 def _patch_random_state() -> None:
