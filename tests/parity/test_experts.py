@@ -98,4 +98,5 @@ def test_tensor_and_expert_parallelism() -> None:
         (BALANCED, f"{PP2} {TP2} {ZERO_BUBBLE} 2 {ALL_TO_ALL}"),
         (BALANCED, f"{PP2} {EP2} {SEQ1F1B} 4 {ALL_TO_ALL}"),
         (BALANCED, f"{PP2} {EP2} {ZERO_BUBBLE} 4 --overlap-grad-reduce"),
+        (BALANCED, f"{TP2} {EP2} {SEQ1F1B} 4 {ALL_TO_ALL} {MOE} layernorm"),
     )

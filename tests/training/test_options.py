@@ -26,7 +26,7 @@ EXACT = {
     "full uniform": f"{FULL} --recompute-method uniform",
     "full block": f"{FULL} --recompute-method block --recompute-num-layers 1",
     "core attention": "--recompute-granularity selective",
-    "mlp": "--recompute-granularity selective --recompute-modules mlp core_attn",
+    "mlp and norms": "--recompute-granularity selective --recompute-modules mlp core_attn layernorm",
 }
 
 

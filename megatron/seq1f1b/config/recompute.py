@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from megatron.seq1f1b.config.sections.training import TrainingOptions
 from megatron.seq1f1b.errors import ConfigurationError
 
-_MODULES = ("core_attn", "mlp", "moe", "shared_experts")
+_MODULES = ("core_attn", "mlp", "moe", "shared_experts", "layernorm")
 """Parts of a layer that Megatron-Core 0.16.1 can recompute without Transformer Engine."""
 
 

@@ -51,7 +51,7 @@ def fake_rank(
             expert_model_parallel_size=expert_parallel_size,
             create_gloo_process_groups=False,
         )
-        with FakeTensorMode() as mode, _unforked_random_states(), _replaced_parameters():
+        with FakeTensorMode() as mode, _unforked_random_states(), _replaced_parameters(), _uncopied():
             yield mode
     finally:
         parallel_state.destroy_model_parallel()
@@ -101,6 +101,11 @@ def _replaced_parameters() -> Iterator[None]:
 
     with mock.patch.object(torch.nn.Module, "_apply", apply):
         yield
+
+
+def _uncopied() -> contextlib.AbstractContextManager[object]:
+    """Copying a fake storage, as a recomputed norm does, would keep both alive and copy nothing."""
+    return mock.patch.object(torch.UntypedStorage, "copy_", lambda storage, source: storage)
 
 
 def zeros_like_tokens(batch: int, seq_length: int) -> dict[str, torch.Tensor]:

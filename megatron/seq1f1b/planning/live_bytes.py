@@ -2,7 +2,8 @@
 
 Works on fake tensors, whose storages have sizes and no memory: that is how a stage of 30 billion
 parameters is counted on a laptop. A storage counts from the operation that makes it until the last
-reference to it is gone, for the category that was current when it was made or that it was moved to.
+reference to it is gone, for the category that was current when it was made or that it was moved to,
+and with the size it has: a recomputed norm's output is emptied and filled again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -34,6 +36,15 @@ POOLED = (Category.RECEIVED, Category.KV_CACHE, Category.DKV)
 """Buffers that go back to a pool and stay: a later step holds all of them from its start."""
 
 
+@dataclass(slots=True)
+class _Counted:
+    """A storage that is alive."""
+
+    reference: weakref.ref[Any]
+    category: Category
+    size: int
+
+
 class LiveBytes(TorchDispatchMode):
     """The live bytes of every category, and the most that was alive at once.
 
@@ -52,8 +63,23 @@ class LiveBytes(TorchDispatchMode):
         self._peak_bytes = -1
         self._is_logits = is_logits
         self._category = Category.ACTIVATIONS
-        self._known: dict[int, tuple[weakref.ref[Any], Category]] = {}
+        self._known: dict[int, _Counted] = {}
         self._ignored: set[int] = set()
+
+    def __enter__(self) -> LiveBytes:  # noqa: PYI034 - typing's Self is of Python 3.11
+        resize = torch.UntypedStorage.resize_
+
+        def resize_(storage: torch.UntypedStorage, size: int) -> None:
+            resize(storage, size)
+            self._count_again(storage)
+
+        torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        del torch.UntypedStorage.resize_  # which leaves the inherited one
 
     def ignore(self, tensor: torch.Tensor) -> None:
         """Never count this tensor's storage: it was there before, and stays."""
@@ -75,13 +101,11 @@ class LiveBytes(TorchDispatchMode):
 
     def move(self, tensor: torch.Tensor, category: Category) -> None:
         """Count the tensor's storage for another category from now on."""
-        key = tensor.untyped_storage()._cdata
-        if key in self._known:
-            reference, before = self._known[key]
-            size = tensor.untyped_storage().nbytes()
-            self.live[before] -= size
-            self.live[category] += size
-            self._known[key] = reference, category
+        counted = self._known.get(tensor.untyped_storage()._cdata)
+        if counted is not None:
+            self.live[counted.category] -= counted.size
+            self.live[category] += counted.size
+            counted.category = category
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -100,12 +124,19 @@ class LiveBytes(TorchDispatchMode):
             category = Category.LOGITS
 
         def forget(_: object) -> None:
-            _, counted_for = self._known.pop(key)
-            self.live[counted_for] -= size
+            counted = self._known.pop(key)
+            self.live[counted.category] -= counted.size
 
-        self._known[key] = weakref.ref(storage, forget), category
+        self._known[key] = _Counted(weakref.ref(storage, forget), category, size)
         self.live[category] += size
         self._note(self._total())
+
+    def _count_again(self, storage: torch.UntypedStorage) -> None:
+        counted = self._known.get(storage._cdata)
+        if counted is not None:
+            self.live[counted.category] += storage.nbytes() - counted.size
+            counted.size = storage.nbytes()
+            self._note(self._total())
 
     def _total(self) -> int:
         return sum(self.live.values()) - sum(self.live[pooled] for pooled in POOLED)

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
+import torch.distributed as dist
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -40,6 +41,7 @@ def install_cpu_support() -> None:
     _patch_tensor_methods()
     _leave_uncompiled()
     _patch_random_state()
+    _patch_collectives()
 
 
 def _patch_device() -> None:
@@ -135,3 +137,36 @@ def _patch_random_state() -> None:
 
 def _seed_cpu(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
+
+
+def _patch_collectives() -> None:
+    """Parts of unequal sizes, which NCCL takes and gloo does not: mappings.py, for token_dispatcher.py."""
+    gather, reduce_scatter = dist.all_gather, dist.reduce_scatter
+
+    def gather_parts(
+        parts: list[torch.Tensor], own: torch.Tensor, group: dist.ProcessGroup | None = None, **options: bool
+    ) -> object:
+        if options or len({part.shape for part in parts}) == 1:
+            return gather(parts, own, group=group, **options)
+        parts[dist.get_rank(group)].copy_(own)
+        for source, part in enumerate(parts):
+            dist.broadcast(part, group=group, group_src=source)
+        return None
+
+    def reduce_scatter_parts(
+        own: torch.Tensor,
+        parts: list[torch.Tensor],
+        op: object = dist.ReduceOp.SUM,
+        group: dist.ProcessGroup | None = None,
+        **options: bool,
+    ) -> object:
+        if options or len({part.shape for part in parts}) == 1:
+            return reduce_scatter(own, parts, op, group, **options)
+        for target, part in enumerate(parts):
+            total = part.clone()
+            dist.reduce(total, op=op, group=group, group_dst=target)
+            if target == dist.get_rank(group):
+                own.copy_(total)
+        return None
+
+    dist.all_gather, dist.reduce_scatter = gather_parts, reduce_scatter_parts  # type: ignore[assignment]
