@@ -178,9 +178,6 @@ it needs the Adam of Transformer Engine 2.1 on a GPU, never run here; use --use-
     --exp-avg-sq-dtype
 use --sequence-parallel
     --distribute-saved-activations
-use --decoder-first-pipeline-num-layers and --decoder-last-pipeline-num-layers
-    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split
-    --pipeline-model-parallel-layout
 use --pipeline-schedule seq1f1b-zb
     --defer-embedding-wgrad-compute --wgrad-deferral-limit
 the schedule decides; give --pipeline-schedule a plan of your own

@@ -1,12 +1,18 @@
-"""How many layers each virtual stage gets, under Megatron's rules for uneven first and last stages."""
+"""How many layers each virtual stage gets, under Megatron's rules for uneven pipelines.
+
+Embedding and loss can be counted as a layer each: the first and the last virtual stage then have one
+layer less than the others. A layout says everything by itself.
+"""
 
 from __future__ import annotations
 
+from megatron.seq1f1b.config import pipeline_layout
 from megatron.seq1f1b.config.sections.model import ModelOptions
 from megatron.seq1f1b.config.sections.parallel import ParallelOptions
 from megatron.seq1f1b.errors import ConfigurationError
 
 _FIRST, _LAST = "--decoder-first-pipeline-num-layers", "--decoder-last-pipeline-num-layers"
+_EMBEDDING, _LOSS = "--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"
 _PER_PART, _PARTS = "--num-layers-per-virtual-pipeline-stage", "--num-virtual-stages-per-pipeline-rank"
 
 
@@ -16,6 +22,13 @@ def layers_of_virtual_stages(model: ModelOptions, parallel: ParallelOptions) -> 
     Raises:
         ConfigurationError: the layers do not divide as asked.
     """
+    _check_ways(parallel)
+    if parallel.pipeline_model_parallel_layout is not None:
+        return pipeline_layout.layers_of_layout(
+            parallel.pipeline_model_parallel_layout,
+            num_layers=model.num_layers,
+            stages=parallel.pipeline_model_parallel_size,
+        )
     layers = _layers_of_stages(model, parallel)
     virtual = _num_virtual_stages(layers, parallel)
     for stage, count in enumerate(layers):
@@ -24,15 +37,43 @@ def layers_of_virtual_stages(model: ModelOptions, parallel: ParallelOptions) -> 
                 f"the {count} layers of stage {stage} do not divide over {virtual} virtual stages; "
                 f"change --num-layers, {_FIRST} or {_LAST}, or the number of virtual stages"
             )
-    return tuple(count // virtual for _ in range(virtual) for count in layers)
+    parts = [count // virtual for _ in range(virtual) for count in layers]
+    parts[0] -= parallel.account_for_embedding_in_pipeline_split
+    parts[-1] -= parallel.account_for_loss_in_pipeline_split
+    return tuple(parts)
+
+
+def _check_ways(parallel: ParallelOptions) -> None:
+    """One way at a time of saying who gets what."""
+    given = {
+        pipeline_layout.FLAG: parallel.pipeline_model_parallel_layout is not None,
+        _EMBEDDING: parallel.account_for_embedding_in_pipeline_split,
+        _LOSS: parallel.account_for_loss_in_pipeline_split,
+        _FIRST: parallel.decoder_first_pipeline_num_layers is not None,
+        _LAST: parallel.decoder_last_pipeline_num_layers is not None,
+        _PER_PART: parallel.num_layers_per_virtual_pipeline_stage is not None,
+        _PARTS: parallel.num_virtual_stages_per_pipeline_rank is not None,
+    }
+    excluded = {
+        pipeline_layout.FLAG: (_EMBEDDING, _LOSS, _FIRST, _LAST, _PER_PART, _PARTS),
+        _EMBEDDING: (_FIRST, _LAST),
+        _LOSS: (_FIRST, _LAST),
+    }
+    for flag, others in excluded.items():
+        for other in others:
+            if given[flag] and given[other]:
+                raise ConfigurationError(
+                    f"{flag} and {other} are two ways to say which stage has how many layers; give one"
+                )
 
 
 def _layers_of_stages(model: ModelOptions, parallel: ParallelOptions) -> list[int]:
-    """Layers of every pipeline rank."""
+    """Layers of every pipeline rank, embedding and loss counted in where they are to be."""
     stages = parallel.pipeline_model_parallel_size
     first, last = parallel.decoder_first_pipeline_num_layers, parallel.decoder_last_pipeline_num_layers
     _check_uneven(model.num_layers, stages, first, last)
-    middle, left = stages, model.num_layers
+    counted = parallel.account_for_embedding_in_pipeline_split + parallel.account_for_loss_in_pipeline_split
+    middle, left = stages, model.num_layers + counted
     for fixed in (first, last):
         if fixed is not None:
             middle, left = middle - 1, left - fixed
@@ -70,10 +111,12 @@ def _uneven_message(num_layers: int, parallel: ParallelOptions, *, left: int, mi
         if count is not None
     ]
     if not fixed:
-        below, above = num_layers // stages * stages, (num_layers // stages + 1) * stages
+        counted = left - num_layers
+        below, above = left // stages * stages - counted, (left // stages + 1) * stages - counted
         return (
-            f"--num-layers {num_layers} is not divisible by --pipeline-model-parallel-size {stages}; "
-            f"use {f'{below} or ' if below else ''}{above} layers, or {_FIRST} and {_LAST}"
+            f"--num-layers {num_layers}{f' and {counted} for embedding or loss' if counted else ''} is not "
+            f"divisible by --pipeline-model-parallel-size {stages}; "
+            f"use {f'{below} or ' if below > 0 else ''}{above} layers, or {_FIRST} and {_LAST}"
         )
     return (
         f"{' and '.join(fixed)} leave {left} of --num-layers {num_layers} for {middle} other stages, "

@@ -146,8 +146,7 @@ def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:
         "sequence_parallel": parallel.sequence_parallel,
         "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
         "virtual_pipeline_model_parallel_size": virtual if virtual > 1 else None,
-        "num_layers_in_first_pipeline_stage": parallel.decoder_first_pipeline_num_layers,
-        "num_layers_in_last_pipeline_stage": parallel.decoder_last_pipeline_num_layers,
+        "pipeline_model_parallel_layout": _pipeline_layout(run),
         "pipeline_dtype": dtype,
         "params_dtype": dtype,
         "bf16": dtype == torch.bfloat16,
@@ -163,6 +162,14 @@ def _parallel_fields(run: Run, dtype: torch.dtype) -> dict[str, Any]:
         "deallocate_pipeline_outputs": True,
         "cuda_graph_scope": [],
     }
+
+
+def _pipeline_layout(run: Run) -> list[list[str]] | None:
+    """What each virtual stage has, whichever flags said it."""
+    if run.config.parallel.pipeline_model_parallel_size == 1:
+        return None
+    layout = [["decoder"] * count for count in run.layout.layers_of_virtual_stages]
+    return [["embedding", *layout[0]], *layout[1:-1], [*layout[-1], "loss"]]
 
 
 def _leave_as_is(weight: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,12 @@ class ParallelOptions:
     """Layers of the first stage; the others share the rest."""
     decoder_last_pipeline_num_layers: int | None = None
     """Layers of the last stage; the others share the rest."""
+    account_for_embedding_in_pipeline_split: bool = False
+    """Count the embedding as a layer: the first virtual stage has one layer less than the others."""
+    account_for_loss_in_pipeline_split: bool = False
+    """Count output layer and loss as a layer: the last virtual stage has one layer less."""
+    pipeline_model_parallel_layout: str | None = None
+    """What each virtual stage has, as in Et|(tt|)*2tL: embedding, layers, loss; even shares."""
     use_distributed_optimizer: bool = False
     """Shard optimizer states over data-parallel processes."""
     overlap_grad_reduce: bool = False
