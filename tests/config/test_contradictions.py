@@ -9,6 +9,7 @@ from megatron.seq1f1b.errors import ConfigurationError
 from tests.config.flags import words
 
 SHARDED = "--use-distributed-optimizer"
+ONE_GROUP = "--group-query-attention --num-query-groups 1"
 FULL = "--recompute-granularity full"
 
 
@@ -43,6 +44,18 @@ FULL = "--recompute-granularity full"
         ("--window-attn-skip-freq 2", "needs --window-size"),
         ("--position-embedding-type rope --kv-channels 3", "1 of heads of 3 are 3; use an even number"),
         ("--position-embedding-type rope --rotary-percent 0.1", "0.1 of heads of 8 are 0; use an even"),
+        ("--rope-scaling-factor 4", "--rope-scaling-factor 4 means nothing without --use-rope-scaling"),
+        ("--no-rope-freq 3", "--no-rope-freq 3 does not divide --num-layers 8; change one of them"),
+        ("--swiglu --squared-relu", "--squared-relu and --swiglu are two activations; give one of them"),
+        ("--glu-linear-offset 1", "--glu-linear-offset 1 needs a gate; give --swiglu or --quick-geglu"),
+        ("--activation-func-clamp-value 7 --squared-relu", "--activation-func-clamp-value 7.0 needs a gate"),
+        ("--qk-layernorm --qk-l2-norm", "--qk-layernorm and --qk-l2-norm are two norms; give one of them"),
+        (
+            f"--attention-output-gate {ONE_GROUP} --tensor-model-parallel-size 2",
+            "--attention-output-gate needs a group of queries for each process, but --num-query-groups 1 is",
+        ),
+        ("--embedding-init-method-std 0.1 --init-method-xavier-uniform", "draws embeddings, too; leave"),
+        ("--softmax-scale 0", "--softmax-scale 0.0 must be more than 0"),
         ("--window-size 4,4", "causal attention sees no later keys; use --window-size 4,0"),
         ("--lr-warmup-init 1", "--lr-warmup-init 1 is more than --lr 0.001"),
         ("--log-interval 0", "--log-interval 0 must be at least 1"),

@@ -28,6 +28,7 @@ LLAMA = (
     *("--swiglu", "--normalization", "RMSNorm", "--disable-bias-linear"),
     *("--group-query-attention", "--num-query-groups", "2"),
 )
+CLAMPED = ("--quick-geglu", "--ffn-hidden-size", "1344", "--activation-func-clamp-value", "7")
 DYNAMIC = ("activations_bytes", "kv_cache_bytes", "dkv_bytes", "logits_bytes", "communication_bytes")
 STATIC = ("parameters_bytes", "gradients_bytes", "optimizer_bytes")
 
@@ -90,6 +91,18 @@ def test_a_gpt_with_rotary_positions() -> None:
         (2, ("--num-layers-per-virtual-pipeline-stage", "1", *ROPE)),
         (2, ("--num-layers", "5", "--decoder-last-pipeline-num-layers", "1", *ROPE)),
         (2, ("--qk-layernorm", *ROPE)),
+        (
+            2,
+            (
+                *LLAMA,
+                "--attention-output-gate",
+                "--qk-l2-norm",
+                "--no-rope-freq",
+                "2",
+                "--rotary-interleaved",
+            ),
+        ),
+        (2, (*CLAMPED, "--apply-layernorm-1p", "--position-embedding-type", "none")),
         (2, (*SLICES, *ROPE)),
         (4, (*SLICES, *SHARDED, *ROPE)),
         (2, (*SLICES, *ZERO_BUBBLE, *ROPE)),
@@ -114,6 +127,8 @@ def test_a_gpt_with_rotary_positions() -> None:
         "seq1f1b-interleaved",
         "uneven",
         "qk-norm",
+        "gated-attention",
+        "clamped-without-positions",
         "loss-slices",
         "loss-slices-tp-sp",
         "loss-slices-zero-bubble",

@@ -28,7 +28,11 @@ def find(extra: str) -> Start | None:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A checkpoint of the small run after 2 steps of 8 samples."""
-    run, partial = run_of(""), begin(tmp_path, 2)
+    return save(tmp_path, "")
+
+
+def save(folder: Path, extra: str) -> Path:
+    run, partial = run_of(extra), begin(folder, 2)
     manifest = Manifest(
         format=FORMAT,
         iteration=2,
@@ -44,7 +48,7 @@ def saved(tmp_path: Path) -> Path:
     )
     write_manifest(partial, manifest)
     publish(partial, 2)
-    return tmp_path
+    return folder
 
 
 def test_no_checkpoint_is_a_new_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +74,8 @@ def test_another_layout_may_load(saved: Path) -> None:
         ("--swiglu --ffn-hidden-size 96", "linear_fc1.weight, is [128, 32] there and [192, 32] here"),
         ("--vocab-size 128", "ids of the tokenizer is 128 there and 129 here"),
         ("--position-embedding-type rope", "--position-embedding-type is learned_absolute there and rope"),
+        ("--softmax-scale 0.5", "--softmax-scale is unset there and 0.5 here"),
+        ("--attention-output-gate", "linear_qkv.weight, is [96, 32] there and [128, 32] here"),
         ("--global-batch-size 6", "after 16 samples, which is no multiple of --global-batch-size 6"),
         ("--train-iters 1", "stands after step 2, and the run ends at step 1: --train-iters and"),
         (
@@ -83,6 +89,17 @@ def test_checkpoints_that_do_not_fit_are_refused(saved: Path, extra: str, messag
     with pytest.raises(Seq1F1BError) as refusal:
         find(f"--load {saved} {extra}")
     assert message in str(refusal.value)
+
+
+def test_fine_tuning_may_stretch_rotary_periods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rope = "--position-embedding-type rope"
+    there = f"--load {save(tmp_path, rope)} {rope} --use-rope-scaling --rope-scaling-factor 4"
+    with pytest.raises(
+        Seq1F1BError, match=r"another model: --rope-scaling-factor is unset there and 4.0 here"
+    ):
+        find(there)
+    assert find(f"{there} --finetune") is not None
+    assert "with other rotary periods than the checkpoint's: --rope-scaling-factor" in capsys.readouterr().out
 
 
 def test_a_disk_too_small_for_one_checkpoint_is_refused(

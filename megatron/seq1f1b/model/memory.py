@@ -15,26 +15,13 @@ Sizes are bytes on one rank. Pure arithmetic, no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
 from megatron.seq1f1b.model.expert_memory import ExpertMemory, num_mlp_tensors
 from megatron.seq1f1b.model.flops import ModelDimensions
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateMemory:
-    """What gradients and optimizer hold of every parameter, in bytes."""
-
-    gradient_bytes: int = 4
-    """Gradients accumulate in float32, also under bfloat16, unless they are asked to be bfloat16, too."""
-    num_moments: int = 2
-    """Of float32: Adam's two, or SGD's momentum."""
-
-    def optimizer_bytes(self, *, is_mixed: bool) -> int:
-        """The moments, and under bfloat16 the float32 master weight."""
-        return 4 * (self.num_moments + is_mixed)
+from megatron.seq1f1b.model.update_memory import UpdateMemory
 
 
 class Recompute(str, Enum):
@@ -66,7 +53,7 @@ class ModelMemory:
     is_sequence_parallel: bool = False
     is_mixed: bool = True
     """bfloat16 with float32 master weights; else float32."""
-    update: UpdateMemory = UpdateMemory()
+    update: UpdateMemory = field(default_factory=UpdateMemory)
     optimizer_shards: int = 1
     """Data-parallel ranks that share the optimizer's states."""
     rotary_dim: int = 0
@@ -221,7 +208,7 @@ class ModelMemory:
 
     @property
     def _qk_norm_bytes(self) -> float:
-        """Of the norms of queries and keys: statistics and inputs, views of the projection or wider copies."""
+        """Of norms of queries and keys: statistics and inputs, views of the projection or wider copies."""
         if not self.has_qk_norm:
             return 0.0
         elements = self._query + self._key_value / 2

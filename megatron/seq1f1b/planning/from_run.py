@@ -8,7 +8,8 @@ from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.config import Config, Layout
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.model.flops import ModelDimensions
-from megatron.seq1f1b.model.memory import ModelMemory, Recompute, UpdateMemory
+from megatron.seq1f1b.model.memory import ModelMemory, Recompute
+from megatron.seq1f1b.model.update_memory import UpdateMemory
 from megatron.seq1f1b.planning.estimate import estimate
 from megatron.seq1f1b.planning.memory_report import ALLOCATOR_OVERHEAD, MemoryReport
 from megatron.seq1f1b.schedule import Plan

@@ -8,9 +8,12 @@ from typing import Any
 from megatron.seq1f1b.config import Config, PositionOptions
 from megatron.seq1f1b.errors import CheckpointError
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest
+from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run
 
 LEARNED = "learned_absolute"
+_STRETCHING = ("--rotary-base", "--rotary-seq-len-interpolation-factor", "--rope-scaling-factor")
+"""What fine-tuning on longer sequences may change: the weights stay those that they were."""
 DISTRIBUTED = "--use-distributed-optimizer"
 
 
@@ -111,10 +114,17 @@ def optimizer_of(config: Config) -> dict[str, Any]:
 def check_model(manifest: Manifest, run: Run, folder: Path) -> None:
     """Refuse a checkpoint of another model, or whose optimizer state cannot be taken over.
 
+    With --finetune rotary periods may be other ones, which is said.
+
     Raises:
         CheckpointError: with everything that differs.
     """
-    differences = _differences(manifest.model, model_of(run))
+    here = model_of(run)
+    if run.config.checkpoint.finetune:
+        stretched = _differences(manifest.model, {flag: here.pop(flag) for flag in _STRETCHING})
+        if stretched:
+            say(f"fine-tuning with other rotary periods than the checkpoint's: {stretched}")
+    differences = _differences(manifest.model, here)
     if differences:
         raise CheckpointError(
             f"checkpoint {folder} is of another model: {differences}"
@@ -124,9 +134,9 @@ def check_model(manifest: Manifest, run: Run, folder: Path) -> None:
     options = run.config.checkpoint
     if options.finetune or options.no_load_optim or not manifest.has_optimizer:
         return
-    here = optimizer_of(run.config)
-    del here[DISTRIBUTED]  # either reads what the other wrote
-    differences = _differences(manifest.optimizer, here)
+    form = optimizer_of(run.config)
+    del form[DISTRIBUTED]  # either reads what the other wrote
+    differences = _differences(manifest.optimizer, form)
     if differences:
         raise CheckpointError(
             f"the optimizer state of checkpoint {folder} has another form: {differences}; give the flags "
