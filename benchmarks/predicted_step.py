@@ -23,25 +23,15 @@ import os
 import statistics
 from dataclasses import dataclass, replace
 
+import pipeline
 import torch
 import torch.distributed as dist
 from disturbance import Disturbance, median_and_spread
-from megatron.seq1f1b.planning.unevenness import Unevenness, expected_seconds, unevenness_of
-from pipeline import (
-    Contestant,
-    contestants,
-    in_turn,
-    parser,
-    ratios,
-    resolve,
-    start,
-    warm_up,
-)
 
 from megatron.seq1f1b.partition import partition
 from megatron.seq1f1b.planning.profiled import FittedCosts, fit_costs
+from megatron.seq1f1b.planning.unevenness import Unevenness, expected_seconds, unevenness_of
 from megatron.seq1f1b.runtime.link_times import LinkTimes, time_links
-from megatron.seq1f1b.schedule import make_plan, with_communication
 from megatron.seq1f1b.training.calibrate import TimedCut
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream.parallel import use_virtual_stages
@@ -70,13 +60,7 @@ class Found:
 
     def predicted_seconds(self, run: Run, link: LinkTimes) -> float:
         """The step to expect of a run."""
-        plan = make_plan(
-            run.layout.schedule,
-            stages=run.config.parallel.pipeline_model_parallel_size,
-            microbatches=run.layout.num_microbatches,
-            chunks=run.config.schedule.pipe_sp_splits,
-            virtual_stages=run.layout.num_virtual_stages,
-        )
+        plan = run.make_plan(run.layout.num_microbatches, False)
         message_bytes = float(run.config.model.hidden_size * ELEMENT_BYTES)
         costs = replace(
             self.costs.costs(run.boundaries, message_bytes_per_token=message_bytes),
@@ -84,13 +68,13 @@ class Found:
             bandwidth_bytes_per_second=link.bytes_per_second,
         )
         uneven = self.of_whole if plan.num_chunks == 1 else self.of_chunks
-        return expected_seconds(with_communication(plan), costs, uneven)
+        return expected_seconds(plan, costs, uneven)
 
 
 class Source:
     """One of our schedules, whose timed actions price the schedules that share its model parts."""
 
-    def __init__(self, cut: Contestant, whole: Contestant) -> None:
+    def __init__(self, cut: pipeline.Contestant, whole: pipeline.Contestant) -> None:
         self._virtual_stages = cut.run.layout.num_virtual_stages
         seq_length, chunks = cut.run.config.training.seq_length, cut.run.config.schedule.pipe_sp_splits
         even = partition("average", seq_length=seq_length, chunks=chunks)
@@ -130,7 +114,7 @@ def first_link(*num_bytes: int) -> LinkTimes:
 class Rounds:
     """What every round predicted and measured, by schedule."""
 
-    def __init__(self, entrants: dict[str, Contestant]) -> None:
+    def __init__(self, entrants: dict[str, pipeline.Contestant]) -> None:
         self._entrants = entrants
         self._sources = {
             name: Source(entrants[name], entrants[WHOLE.format(name)])
@@ -145,7 +129,7 @@ class Rounds:
 
     def warm_up(self) -> None:
         """Connections, buffers and first touches, in no round."""
-        warm_up([self._entrants[name] for name in MEASURED_WITH])
+        pipeline.warm_up([self._entrants[name] for name in MEASURED_WITH])
         for source in self._sources.values():
             source.step()
             source.found()
@@ -155,7 +139,7 @@ class Rounds:
         for name, source in self._sources.items():
             source.step()
             served = [self._entrants[each] for each, by in MEASURED_WITH.items() if by == name]
-            for entrant in in_turn(served, number):
+            for entrant in pipeline.in_turn(served, number):
                 self.measured[entrant.name].append(entrant.seconds())
         link = first_link(*self._message_bytes)
         found = {name: source.found() for name, source in self._sources.items()}
@@ -167,7 +151,7 @@ class Rounds:
     def row(self, name: str) -> dict[str, object]:
         """What is printed of one schedule."""
         run = self._entrants[name].run
-        ratio, middle_half = median_and_spread(ratios(self.predicted[name], self.measured[name]))
+        ratio, middle_half = median_and_spread(pipeline.ratios(self.predicted[name], self.measured[name]))
         return {
             "schedule": name,
             "stages": dist.get_world_size(),
@@ -185,19 +169,19 @@ class Rounds:
 
 def main() -> None:
     """Predict and measure in turn; print one JSON object per schedule on rank 0."""
-    options = parser(__doc__.split("\n")[0])
+    options = pipeline.parser(__doc__.split("\n")[0])
     options.add_argument("--rounds", type=int, default=7, help="each predicts and measures every schedule")
     options.set_defaults(seq_length=1024, microbatches=int(os.environ.get("WORLD_SIZE", "4")))
     arguments = options.parse_args()
-    start()
+    pipeline.start()
     disturbance, stages, k = Disturbance(), dist.get_world_size(), arguments.chunks
     virtual = f"--num-layers-per-virtual-pipeline-stage {arguments.layers // stages // 2}"
     runs = {}
     for name, source in MEASURED_WITH.items():
         extra, is_whole = virtual if "interleaved" in name else "", not name.startswith("seq1f1b")
-        runs[name] = resolve(arguments, schedule=name, chunks=1 if is_whole else k, extra=extra)
-        runs[WHOLE.format(source)] = resolve(arguments, schedule=source, chunks=1, extra=extra)
-    rounds = Rounds({entrant.name: entrant for entrant in contestants(runs)})
+        runs[name] = pipeline.resolve(arguments, schedule=name, chunks=1 if is_whole else k, extra=extra)
+        runs[WHOLE.format(source)] = pipeline.resolve(arguments, schedule=source, chunks=1, extra=extra)
+    rounds = Rounds({entrant.name: entrant for entrant in pipeline.contestants(runs)})
     rounds.warm_up()
     for number in range(arguments.rounds):
         rounds.add(number)

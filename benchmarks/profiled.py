@@ -14,25 +14,16 @@ import dataclasses
 import json
 import statistics
 
+import pipeline
 import torch.distributed as dist
 from disturbance import Disturbance, median_and_spread
-from pipeline import (
-    Contestant,
-    alternate,
-    contestants,
-    parser,
-    ratios,
-    resolve,
-    start,
-    warm_up,
-)
 
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.training.calibrate import measure
 from megatron.seq1f1b.training.steps import make_forward_backward
 
 
-def by_profile(uniform: Contestant) -> tuple[Contestant, float]:
+def by_profile(uniform: pipeline.Contestant) -> tuple[pipeline.Contestant, float]:
     """The same run, cut as a new profile says, and the seconds of a step that it predicts."""
     profile = measure(uniform.run, uniform.trained, uniform.data)
     run = dataclasses.replace(uniform.run, boundaries=profile.boundaries)
@@ -44,35 +35,35 @@ def by_profile(uniform: Contestant) -> tuple[Contestant, float]:
 
 def main() -> None:
     """Measure and print one JSON object on rank 0."""
-    options = parser(__doc__.split("\n")[0])
+    options = pipeline.parser(__doc__.split("\n")[0])
     options.add_argument("--profiles", type=int, default=4, help="times that the stages are profiled")
     options.add_argument("--rounds", type=int, default=3, help="pairs of steps after each profile")
     options.add_argument("--schedule", default="seq1f1b", help="which chunked schedule")
     options.set_defaults(seq_length=2048)
     arguments = options.parse_args()
-    start()
+    pipeline.start()
     disturbance = Disturbance()
-    run = resolve(
+    run = pipeline.resolve(
         arguments,
         schedule=arguments.schedule,
         chunks=arguments.chunks,
         extra="--pipe-sp-strategy profiled",
     )
-    (uniform,) = contestants({"uniform_comp": run})
-    warm_up([uniform])
+    (uniform,) = pipeline.contestants({"uniform_comp": run})
+    pipeline.warm_up([uniform])
     seconds: dict[str, list[float]] = {"uniform_comp": [], "profiled": []}
     predicted, boundaries = [], []
     for _ in range(arguments.profiles):
         contender, predicted_seconds = by_profile(uniform)
-        warm_up([contender])
-        for name, taken in alternate([uniform, contender], rounds=arguments.rounds).items():
+        pipeline.warm_up([contender])
+        for name, taken in pipeline.alternate([uniform, contender], rounds=arguments.rounds).items():
             seconds[name] += taken
         measured = statistics.median(seconds["profiled"][-arguments.rounds :])
         predicted.append(predicted_seconds / measured)
         boundaries.append(contender.run.boundaries)
         assert isinstance(contender.forward_backward, ChunkedSchedule)
         contender.forward_backward.close()
-    gain, gain_middle_half = median_and_spread(ratios(seconds["uniform_comp"], seconds["profiled"]))
+    gain, gain_middle_half = median_and_spread(pipeline.ratios(seconds["uniform_comp"], seconds["profiled"]))
     accuracy, accuracy_middle_half = median_and_spread(predicted)
     result = {
         "schedule": arguments.schedule,

@@ -13,24 +13,16 @@ from __future__ import annotations
 
 import json
 import statistics
+from functools import partial
 from itertools import pairwise
 
+import pipeline
 import torch.distributed as dist
 from disturbance import Disturbance, median_and_spread
-from pipeline import (
-    Contestant,
-    contestants,
-    in_turn,
-    parser,
-    ratios,
-    resolve,
-    start,
-    warm_up,
-)
 
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
-from megatron.seq1f1b.schedule import ActionKind, Costs, Plan, make_plan, simulate
+from megatron.seq1f1b.schedule import ActionKind, Costs, Plan, simulate
 
 WHOLE = "seq1f1b, one chunk"
 
@@ -57,7 +49,7 @@ def costs_of(plan: Plan, seconds: ActionSeconds, boundaries: tuple[int, ...]) ->
 class Measured:
     """The steps of one schedule; with ours, what the simulator makes of each one's actions."""
 
-    def __init__(self, entrant: Contestant) -> None:
+    def __init__(self, entrant: pipeline.Contestant) -> None:
         self._entrant = entrant
         self._timer = ActionTimer()
         self.is_ours = isinstance(entrant.forward_backward, ChunkedSchedule)
@@ -65,13 +57,7 @@ class Measured:
         self.simulated: list[float] = []
         if isinstance(entrant.forward_backward, ChunkedSchedule):
             entrant.forward_backward.observer = self._timer
-            self._plan = make_plan(
-                entrant.run.layout.schedule,
-                stages=dist.get_world_size(),
-                microbatches=entrant.run.layout.num_microbatches,
-                chunks=entrant.run.config.schedule.pipe_sp_splits,
-                virtual_stages=entrant.run.layout.num_virtual_stages,
-            )
+            self._plan = entrant.run.compute_plan(entrant.run.layout.num_microbatches, False)
 
     def step(self) -> None:
         """One more step."""
@@ -84,39 +70,40 @@ class Measured:
 
     def row(self, reference: Measured, simulated_reference: Measured) -> dict[str, object]:
         """What is printed, beside 1F1B as it is and 1F1B as it is simulated."""
-        measured = ratios(reference.seconds, self.seconds)
+        measured = pipeline.ratios(reference.seconds, self.seconds)
         row: dict[str, object] = {"seconds": round(statistics.median(self.seconds), 4)}
         row["ratio"], row["middle_half"] = median_and_spread(measured)
         if self.is_ours:
-            expected = ratios(simulated_reference.simulated, self.simulated)
+            expected = pipeline.ratios(simulated_reference.simulated, self.simulated)
             row["simulated_seconds"] = round(statistics.median(self.simulated), 4)
             row["simulated_ratio"], _ = median_and_spread(expected)
-            row["kept"], row["kept_middle_half"] = median_and_spread(ratios(measured, expected))
+            row["kept"], row["kept_middle_half"] = median_and_spread(pipeline.ratios(measured, expected))
         return row
 
 
 def main() -> None:
     """Measure and print one JSON object per schedule on rank 0."""
-    options = parser(__doc__.split("\n")[0])
+    options = pipeline.parser(__doc__.split("\n")[0])
     options.add_argument("--rounds", type=int, default=3, help="steps of every schedule")
     arguments = options.parse_args()
-    start()
+    pipeline.start()
     disturbance = Disturbance()
     stages, k = dist.get_world_size(), arguments.chunks
+    resolve = partial(pipeline.resolve, arguments)
     virtual = f"--num-layers-per-virtual-pipeline-stage {arguments.layers // stages // 2}"
     runs = {
-        "1f1b": resolve(arguments, schedule="1f1b", chunks=1),
-        "interleaved": resolve(arguments, schedule="interleaved", chunks=1, extra=virtual),
-        WHOLE: resolve(arguments, schedule="seq1f1b", chunks=1),
-        "seq1f1b": resolve(arguments, schedule="seq1f1b", chunks=k),
-        "seq1f1b-interleaved": resolve(arguments, schedule="seq1f1b-interleaved", chunks=k, extra=virtual),
-        "seq1f1b-zb": resolve(arguments, schedule="seq1f1b-zb", chunks=k),
+        "1f1b": resolve(schedule="1f1b", chunks=1),
+        "interleaved": resolve(schedule="interleaved", chunks=1, extra=virtual),
+        WHOLE: resolve(schedule="seq1f1b", chunks=1),
+        "seq1f1b": resolve(schedule="seq1f1b", chunks=k),
+        "seq1f1b-interleaved": resolve(schedule="seq1f1b-interleaved", chunks=k, extra=virtual),
+        "seq1f1b-zb": resolve(schedule="seq1f1b-zb", chunks=k),
     }
-    entrants = contestants(runs)
-    warm_up(entrants)
+    entrants = pipeline.contestants(runs)
+    pipeline.warm_up(entrants)
     measured = {entrant.name: Measured(entrant) for entrant in entrants}
     for number in range(arguments.rounds):
-        for entrant in in_turn(entrants, number):
+        for entrant in pipeline.in_turn(entrants, number):
             measured[entrant.name].step()
     if dist.get_rank() == 0:
         machine = disturbance.shares()

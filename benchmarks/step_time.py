@@ -12,41 +12,33 @@ from __future__ import annotations
 import json
 import statistics
 
+import pipeline
 import torch.distributed as dist
 from disturbance import Disturbance, median_and_spread
-from pipeline import (
-    alternate,
-    contestants,
-    parser,
-    ratios,
-    resolve,
-    start,
-    warm_up,
-)
 
 
 def main() -> None:
     """Measure and print one JSON object on rank 0."""
-    options = parser(__doc__.split("\n")[0])
+    options = pipeline.parser(__doc__.split("\n")[0])
     options.add_argument("--rounds", type=int, default=15, help="pairs of steps")
     options.add_argument("--strategy", default="uniform_comp", help="partition of the chunks")
     options.set_defaults(seq_length=2048)
     arguments = options.parse_args()
-    start()
+    pipeline.start()
     disturbance = Disturbance()
     runs = {
-        "1f1b": resolve(arguments, schedule="1f1b", chunks=1),
-        "seq1f1b": resolve(
+        "1f1b": pipeline.resolve(arguments, schedule="1f1b", chunks=1),
+        "seq1f1b": pipeline.resolve(
             arguments,
             schedule="seq1f1b",
             chunks=arguments.chunks,
             extra=f"--pipe-sp-strategy {arguments.strategy}",
         ),
     }
-    entrants = contestants(runs)
-    warm_up(entrants)
-    seconds = alternate(entrants, rounds=arguments.rounds)
-    pairs = ratios(seconds["1f1b"], seconds["seq1f1b"])
+    entrants = pipeline.contestants(runs)
+    pipeline.warm_up(entrants)
+    seconds = pipeline.alternate(entrants, rounds=arguments.rounds)
+    pairs = pipeline.ratios(seconds["1f1b"], seconds["seq1f1b"])
     ratio, middle_half = median_and_spread(pairs)
     p, m, k = dist.get_world_size(), arguments.microbatches, arguments.chunks
     result = {
