@@ -80,7 +80,9 @@ make_environment() {
   .venv/bin/python -m pip --version >/dev/null 2>&1 || "$base" -m venv .venv 2>/dev/null || {
     "$base" -m venv --clear --without-pip .venv && "$base" -m pip --python .venv/bin/python install pip
   } || fail "$base can make no virtual environment: install python3-venv, or activate an environment with pip"
-  .venv/bin/python -m pip install "$@" || fail "pip could not install what is pinned: see its message above"
+  .venv/bin/python -m pip install --no-compile "$@" || fail "pip could not install what is pinned: see its message above"
+  # All cores compile what pip would on one; a few files, meant as templates or for another Python, are no code.
+  .venv/bin/python -m compileall -qq -j 0 .venv/lib || true
 }
 
 # hint_at_cpu_build PYTHON: on a machine without a GPU, says how to avoid gigabytes of CUDA libraries.
