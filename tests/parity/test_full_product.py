@@ -66,3 +66,17 @@ def test_losses_and_every_gradient_equal_one_process(schedule: str, layout: str)
         f"{len(cases)} cases of {schedule}, {layout}: {name} differs most, by {difference:.1e}, under {case}"
     )
     assert difference <= 1e-5, f"{name} differs by {difference:.1e} under {case}"
+
+
+@pytest.mark.slow
+def test_stages_of_unequal_depth() -> None:
+    layers = "--decoder-first-pipeline-num-layers 6 --decoder-last-pipeline-num-layers 2"
+    uneven = f"{MODEL} {PP2} {layers} --global-batch-size 4"
+    cases = tuple(
+        f"{uneven} --pipeline-schedule {schedule} {extra} --pipe-sp-splits {max(chunk_counts)}"
+        for schedule, (extra, chunk_counts) in SCHEDULES.items()
+    )
+    outcomes = run_distributed(run_steps, 2, cases, torch.float32, timeout_seconds=600.0)[0]
+    for case, outcome in zip(cases, outcomes, strict=True):
+        difference, name = largest_difference(outcome, reference(4))
+        assert difference <= 1e-5, f"{name} differs by {difference:.1e} under {case}"
