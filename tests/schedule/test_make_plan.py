@@ -119,6 +119,7 @@ def test_one_virtual_stage_is_accepted_by_every_schedule(name: str, forward_only
         ("seq1f1b", {"max_pending_weight_grads": 2}, "use seq1f1b-zb, or no bound"),
         ("seq1f1b-zb", {"max_pending_weight_grads": -1}, "use 0 or more"),
         ("Seq1F1B-ZBH", {}, "did you mean seq1f1b-zb? (there are 1f1b, interleaved, seq1f1b, "),
+        ("zb", {}, "did you mean seq1f1b-zb?"),
         ("gpipe", {}, "schedule 'gpipe' does not exist (there are 1f1b, "),
     ],
 )

@@ -55,7 +55,7 @@ def test_whole_plans_pass(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("plan", "rank", "edit", "message"),
     [
-        (COMPUTE, 1, remove("1F1.1"), "rank 1, position 15, 1F1.1: 1F1.1 is missing"),
+        (COMPUTE, 1, remove("1F1.1"), "rank 1, position 7, 1F1.1: 1F1.1 is missing; 1B1.1 needs it"),
         (COMPUTE, 2, remove("2B3.0"), "2B3.0 is missing"),
         (SPLIT, 2, remove("2W3.0"), "2W3.0 is missing"),
         (MESSAGES, 1, remove("1RECV_F1.0"), "1RECV_F1.0 is missing"),

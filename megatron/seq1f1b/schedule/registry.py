@@ -151,7 +151,8 @@ def _check_pending(name: str, max_pending_weight_grads: int) -> None:
 
 
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name.lower(), SCHEDULE_NAMES, n=1, cutoff=0.5)
+    parts = [known for known in SCHEDULE_NAMES if name and known.endswith(f"-{name.lower()}")]
+    close = parts or difflib.get_close_matches(name.lower(), SCHEDULE_NAMES, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"schedule {name!r} does not exist{hint} (there are {', '.join(SCHEDULE_NAMES)})"
 

@@ -162,10 +162,17 @@ def _check_complete(dependencies: Dependencies, done: bytearray) -> None:
             missing = done.find(0, start, start + units)
             if missing >= 0:
                 microbatch, chunk = divmod(missing - start, plan.num_chunks)
-                _fail_missing(plan, Action(kind, virtual_stage, microbatch, chunk))
+                action = Action(kind, virtual_stage, microbatch, chunk)
+                _fail_missing(plan, action, _wanted_at(dependencies, plan.rank_of(virtual_stage), missing))
 
 
-def _fail_missing(plan: Plan, action: Action) -> None:
+def _wanted_at(dependencies: Dependencies, rank: int, missing: int) -> int | None:
+    """Where the rank first needs a result; None where it never does."""
+    actions = enumerate(dependencies.plan.actions[rank])
+    return next((place for place, action in actions if missing in dependencies.needs_of(action)), None)
+
+
+def _fail_missing(plan: Plan, action: Action, wanted_at: int | None = None) -> None:
     rank = plan.rank_of(action.virtual_stage)
     if action.kind.is_send:
         receive = receive_of(action)
@@ -174,9 +181,11 @@ def _fail_missing(plan: Plan, action: Action) -> None:
             position = plan.actions[peer].index(receive)
             fail(plan, {peer: position}, f"rank {rank} never sends it: {action} is missing")
     why = f"{action} is missing"
+    if wanted_at is not None:
+        why += f"; {plan.actions[rank][wanted_at]} needs it"
     if not action.kind.is_compute:
         why += "; a plan with any message must have them all, and one without any gets them by itself"
-    fail(plan, {rank: len(plan.actions[rank])}, why, action=action)
+    fail(plan, {rank: len(plan.actions[rank]) if wanted_at is None else wanted_at}, why, action=action)
 
 
 def _check_runs(dependencies: Dependencies) -> None:
