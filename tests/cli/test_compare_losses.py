@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "compare_losses.py"
+from tests.cli.tools import run_script
 
 
 def write(run: Path, losses: list[float]) -> None:
@@ -33,15 +32,13 @@ def write(run: Path, losses: list[float]) -> None:
 def test_comparison(tmp_path: Path, other: list[float], words: str, status: int, message: str) -> None:
     write(tmp_path / "a", [4.0, 2.0])
     write(tmp_path / "b", other)
-    command = [sys.executable, TOOL, "a", "b", *words.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = compare(tmp_path, f"a b {words}")
     assert done.returncode == status, done.stderr
     assert message in done.stdout
 
 
 def compare(folder: Path, words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, TOOL, *words.split()]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return run_script("tools/compare_losses.py", *words.split(), cwd=folder)
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import pretrain_gpt
+from tests.cli.tools import run_script
 from tests.config.flags import words
 from tests.planning.test_dry_run import BASE, ROPE
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def run(script: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *BASE, *ROPE, *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_script(script, *BASE, *ROPE, *flags)
 
 
 def test_it_prints_json_alone_says_that_the_run_would_start_and_agrees_with_the_estimate() -> None:
@@ -40,9 +32,7 @@ def test_it_prints_json_alone_says_that_the_run_would_start_and_agrees_with_the_
 
 @pytest.mark.slow
 def test_30b_with_64k_tokens_fits_80_gb_on_64_devices_and_the_closed_form_says_so() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/dry_run.py")], capture_output=True, text=True, check=False
-    )
+    done = run_script("benchmarks/dry_run.py")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert 50 < found["peak_gb"] < 80

@@ -3,10 +3,9 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import sys
-from pathlib import Path
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "estimate_memory.py"
+from tests.cli.tools import run_script
+
 FLAGS = shlex.split(
     "--num-layers 64 --hidden-size 6144 --num-attention-heads 64 --position-embedding-type rope "
     "--seq-length 65536 --micro-batch-size 1 --global-batch-size 16 --train-iters 1 --lr 1e-4 --bf16 "
@@ -17,9 +16,7 @@ FLAGS = shlex.split(
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, check=False
-    )
+    return run_script("tools/estimate_memory.py", *arguments)
 
 
 def test_30b_with_64k_tokens_fits_80_gb_on_64_devices() -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from megatron.seq1f1b.data import build_tokenizer
+from tests.cli.tools import run_script
 from tests.data.corpora import END, MERGE_FILE, VOCAB_FILE, write_pair
 
-TOOL = Path(__file__).parents[2] / "tools" / "inspect_data.py"
 BPE_FLAGS = ["--tokenizer-type", "GPT2BPETokenizer", "--vocab", VOCAB_FILE, "--merge-file", MERGE_FILE]
 
 
@@ -23,8 +22,7 @@ def prefix(tmp_path: Path) -> str:
 
 
 def inspect(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_script("tools/inspect_data.py", *words)
 
 
 def test_shows_counts_and_decoded_documents(prefix: str) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import subprocess
-import sys
 from pathlib import Path
 
-TOOL = Path(__file__).parents[2] / "tools" / "make_sample_corpus.py"
+from tests.cli.tools import run_script
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), "--output", "corpus.jsonl", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return run_script("tools/make_sample_corpus.py", "--output", "corpus.jsonl", *words, cwd=folder)
 
 
 def test_corpus_is_python_source_and_always_the_same(tmp_path: Path) -> None:

@@ -3,14 +3,12 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from megatron.seq1f1b.config import parse_arguments, validate
+from tests.cli.tools import run_script
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "plan_run.py"
 SMALL = ("--model", "1.3b", "--seq-length", "16384", "--devices", "4", "--global-batch-size", "4")
 REST = (
     "--train-iters 1 --lr 1e-4 --mock-data --tokenizer-type NullTokenizer --vocab-size 50256 "
@@ -19,9 +17,7 @@ REST = (
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(TOOL), *arguments], capture_output=True, text=True, check=False
-    )
+    return run_script("tools/plan_run.py", *arguments)
 
 
 def test_the_best_come_first_fit_and_can_run() -> None:

@@ -17,6 +17,7 @@ from nltk.tokenize import punkt
 from megatron.seq1f1b.data import build_tokenizer
 from megatron.seq1f1b.data.indexed import IndexedFiles
 from tests.cli.preprocessing import BPE_FLAGS, NULL_FLAGS, TOOL, Run, documents_of
+from tests.cli.tools import run_script
 from tests.data.corpora import END, MERGE_FILE, VECTOR_BIN, VECTOR_IDX, VOCAB_FILE, write_json_lines
 
 TEXTS = ["", "def f():\n\treturn 1\n", "日本 🙂 \x00\x1f", "it's", "", " ", "x" * 20_000, "\ud800"]
@@ -37,13 +38,7 @@ def test_published_command_from_another_folder(tmp_path: Path) -> None:
         "--tokenizer-type GPT2BPETokenizer --merge-file merges.txt --json-keys content --workers 32 "
         "--chunk-size 25 --append-eod"
     )
-    run = subprocess.run(
-        [sys.executable, str(TOOL), *command.split()],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_script(TOOL, *command.split(), cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "8 documents" in run.stdout
     assert "0 lines skipped" in run.stdout
@@ -72,12 +67,7 @@ def test_order_is_that_of_the_input(tmp_path: Path, workers: int, chunk_size: in
     numbers = [str(number) for number in range(200)]
     write_json_lines(tmp_path / "in.jsonl", [{"text": number} for number in numbers])
     flags = ["--workers", str(workers), "--chunk-size", str(chunk_size), *NULL_FLAGS]
-    subprocess.run(
-        [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-prefix", "out", *flags],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    run_script(TOOL, "--input", "in.jsonl", "--output-prefix", "out", *flags, cwd=tmp_path)
     assert documents_of(tmp_path / "out_text_document") == [[number] for number in range(200)]
 
 

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from tests.cli.preprocessing import NULL_FLAGS, TOOL, Run, documents_of
+from tests.cli.tools import run_script
 from tests.data.corpora import write_json_lines
 
 BAD_LINES = {
@@ -62,13 +63,7 @@ def test_bad_line_in_a_worker_is_refused_alike(tmp_path: Path) -> None:
     lines[77] = b"\n"
     (tmp_path / "in.jsonl").write_bytes(b"".join(lines))
     flags = ["--workers", "3", "--chunk-size", "5", *NULL_FLAGS]
-    run = subprocess.run(
-        [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-prefix", "out", *flags],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = run_script(TOOL, "--input", "in.jsonl", "--output-prefix", "out", *flags, cwd=tmp_path)
     assert run.returncode == 2
     assert "in.jsonl, line 42: no key 'text'; the keys of this line are none" in run.stderr
     assert "Traceback" not in run.stderr
@@ -135,14 +130,8 @@ def test_full_disk_leaves_the_earlier_pair(tmp_path: Path, workers: str) -> None
     write_json_lines(tmp_path / "in.jsonl", [{"text": " ".join(["7"] * 1000)}] * 100)
     (tmp_path / "out_text_document.bin").write_text("earlier")
     flags = ["--workers", workers, *NULL_FLAGS]
-    run = subprocess.run(
-        [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-prefix", "out", *flags],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=limit_file_size,
-    )
+    words = ("--input", "in.jsonl", "--output-prefix", "out", *flags)
+    run = run_script(TOOL, *words, cwd=tmp_path, preexec_fn=limit_file_size)
     assert run.returncode == 2
     assert "cannot be written: File too large" in run.stderr
     assert "Traceback" not in run.stderr

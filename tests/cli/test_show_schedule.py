@@ -2,27 +2,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from megatron.seq1f1b.schedule import make_plan, plan_to_csv
+from tests.cli.tools import run_script
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "show_schedule.py"
 MODEL = ("--model", "7b", "--seq-length", "8192")
 LAYOUT = ("--stages", "2", "--microbatches", "2", "--chunks", "2")
 
 
 def show(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the tool from a foreign directory, without the repository on the path."""
-    return subprocess.run(
-        [sys.executable, str(TOOL), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_script("tools/show_schedule.py", *arguments, cwd=cwd)
 
 
 def test_json_has_the_agreed_keys(tmp_path: Path) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.cli.tools import run_script
 
 
 def summarize(folder: Path, rows: list[dict[str, object]]) -> list[str]:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, str(ROOT / "tools/summarize_run.py"), str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return run_script("tools/summarize_run.py", folder).stdout.splitlines()
 
 
 def row(step: int, **others: object) -> dict[str, object]:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
 from megatron.seq1f1b.data import build_tokenizer
+from tests.cli.tools import run_script
 from tests.data.corpora import write_json_lines
 
-TOOL = Path(__file__).parents[2] / "tools" / "train_tokenizer.py"
 TEXTS = ["def f(x):\n    return x  # naïve 日本\n" * 3, "the theory of the other\n" * 5]
 
 
 def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOL), "--input", "in.jsonl", "--output-dir", "bpe", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    flags = ("--input", "in.jsonl", "--output-dir", "bpe")
+    return run_script("tools/train_tokenizer.py", *flags, *words, cwd=folder)
 
 
 def test_files_are_gpt2s(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.planning.devices import SHIPPED, load_device
+from tests.cli.tools import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 A100 = json.loads((SHIPPED / "a100.json").read_text())
@@ -73,8 +72,6 @@ def test_one_command_measures_this_machine_and_the_tools_read_it(tmp_path: Path)
 
 def run(script: str, *arguments: str) -> str:
     """What a command printed."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments], capture_output=True, text=True, check=False
-    )
+    done = run_script(script, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
