@@ -210,7 +210,7 @@ def _prepare(part: torch.nn.Module) -> None:
     elif rotary is not None and not isinstance(rotary, ChunkRotaryEmbedding):
         raise ConfigurationError(
             f"chunked schedules do not know the positions of {type(rotary).__name__}; use "
-            "position_embedding_type 'rope' or 'learned_absolute'"
+            "position_embedding_type 'rope', 'learned_absolute' or 'none'"
         )
 
 

@@ -19,10 +19,12 @@ def draw_model(random: Random) -> str:
         ["", *(f"--group-query-attention --num-query-groups {groups}" for groups in (1, 2, 4))],
     )
     optional = [
-        "--swiglu",
         "--disable-bias-linear",
         "--add-qkv-bias",
-        "--qk-layernorm",
+        "--apply-layernorm-1p",
+        "--softmax-scale 0.5",
+        # Processes that share a group of queries cannot share its gates.
+        "" if groups.endswith((" 1", " 2")) else "--attention-output-gate",
         "--untie-embeddings-and-output-weights",
         "--reset-position-ids",
         "--reset-attention-mask",
@@ -35,7 +37,12 @@ def draw_model(random: Random) -> str:
             f"--seq-length {SEQ_LENGTH} --global-batch-size {random.choice([8, 16])}",
             f"--micro-batch-size {random.choice([1, 2])}",
             f"--normalization {random.choice(['LayerNorm', 'RMSNorm'])}",
-            f"--position-embedding-type {random.choice(['rope', 'learned_absolute'])}",
+            random.choice(
+                ["", "--swiglu", "--quick-geglu --activation-func-clamp-value 1", "--squared-relu"]
+            ),
+            random.choice(["", "--qk-layernorm", "--qk-l2-norm"]),
+            f"--position-embedding-type {random.choice(['rope', 'learned_absolute', 'none'])}",
+            random.choice(["", "--rotary-interleaved --use-rope-scaling", "--no-rope-freq 2"]),
             groups,
             *[flag for flag in optional if random.random() < 0.4],
         ]

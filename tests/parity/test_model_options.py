@@ -51,7 +51,7 @@ def check(outcome: Outcome, expected: Outcome, *, bound: float = 1e-12) -> None:
 
 
 def test_variants_in_chunks() -> None:
-    flags = tuple(f"{model} {schedule}" for model in MODELS for schedule in (WHOLE, f"{CHUNKED} 4"))
+    flags = tuple(f"{model} {schedule}" for model in MODELS[:2] for schedule in (WHOLE, f"{CHUNKED} 4"))
     outcomes = run_distributed(run_steps, 1, flags, torch.float64)[0]
     for expected, outcome in zip(outcomes[::2], outcomes[1::2], strict=True):
         check(outcome, expected)

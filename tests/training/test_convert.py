@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron.seq1f1b.errors import CheckpointError
+from megatron.seq1f1b.training.checkpoint.compatibility import model_of
+from megatron.seq1f1b.training.checkpoint.huggingface.convert import run_of
 from megatron.seq1f1b.training.checkpoint.huggingface.families import config_of, flags_of
 from megatron.seq1f1b.training.checkpoint.huggingface.files import INDEX, read_folder, write_folder
 from megatron.seq1f1b.training.checkpoint.tensors import read_tensors
@@ -41,6 +44,14 @@ LLAMA = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 500000.0,
     "tie_word_embeddings": False,
+}
+
+LLAMA_31 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
 }
 
 
@@ -133,11 +144,33 @@ def test_a_converted_model_trains_under_any_layout(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize(
+    ("rule", "flags"),
+    [
+        (LLAMA_31, "--use-rope-scaling --rope-scaling-factor 32.0"),
+        ({"rope_type": "linear", "factor": 4.0}, "--rotary-seq-len-interpolation-factor 4.0"),
+    ],
+)
+def test_stretched_rotary_periods_are_converted(rule: dict[str, object], flags: str, place: str) -> None:
+    assert flags in " ".join(flags_of({**LLAMA, place: rule}))
+    run = run_of({**LLAMA, place: rule})
+    assert config_of(model_of(run), asdict(run.config.model))["rope_scaling"] == rule
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model_type": "opt"}, "model_type opt is not converted; gpt2 and llama are"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling .* has no counterpart here"),
+        (
+            {"rope_scaling": {"type": "yarn"}},
+            "rope_type yarn has no counterpart here; default, linear and llama3",
+        ),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_type llama3 has no factor in config.json"),
+        (
+            {"rope_parameters": {**LLAMA_31, "low_freq_factor": 2.0}},
+            "low_freq_factor 2.0 of rope_type llama3 has no counterpart here; 1.0 has",
+        ),
         ({"attention_bias": True}, "attention_bias True has no counterpart here; False has"),
     ],
 )

@@ -203,10 +203,12 @@ def _scaling_flags(rope: Json) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return {}
+    if kind not in ("linear", "llama3"):
+        raise CheckpointError(f"rope_type {kind} has no counterpart here; default, linear and llama3 have")
+    if "factor" not in rope:
+        raise CheckpointError(f"rope_type {kind} has no factor in config.json; give it one")
     if kind == "linear":
         return {"rotary-seq-len-interpolation-factor": rope["factor"]}
-    if kind != "llama3":
-        raise CheckpointError(f"rope_type {kind} has no counterpart here; default, linear and llama3 have")
     for name, value in _LLAMA_31.items():
         if rope.get(name, value) != value:
             raise CheckpointError(
