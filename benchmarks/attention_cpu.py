@@ -1,12 +1,13 @@
 """Chunked attention on CPU against one full causal call: time, overhead, packed documents.
 
     python benchmarks/attention_cpu.py                          # k=4, S=8192, float32, MHA
-    python benchmarks/attention_cpu.py --grid --rounds 3 --threads 4    # every shape, and the worst ratio
+    python benchmarks/attention_cpu.py --grid --rounds 3 --threads 1    # every shape, and the worst ratio
     python benchmarks/attention_cpu.py --overhead --documents
 
 Both sides run in turn in one process, forward and backward through autograd, and each figure is the
 median over rounds of the two times of a round. `ratio` is chunked over full. Each measurement is
-one JSON line and one line to read.
+one JSON line and one line to read. One thread is what a process of a run on CPUs has; more of them meet
+after every kernel, and where others share their cores, ratios are noise.
 """
 
 from __future__ import annotations

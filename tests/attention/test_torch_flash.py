@@ -62,12 +62,17 @@ def backward_kernel(
 
 
 @pytest.fixture(autouse=True)
-def _plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_flash, "_forward_kernel", forward_kernel)
-    monkeypatch.setattr(torch_flash, "_backward_kernel", backward_kernel)
+def _served_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TorchFlashBackend, "refusal", lambda *_: None)
 
 
+@pytest.fixture
+def _plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_flash, "_forward_kernel", forward_kernel)
+    monkeypatch.setattr(torch_flash, "_backward_kernel", backward_kernel)
+
+
+@pytest.mark.usefixtures("_plain_kernels")
 @pytest.mark.parametrize("boundaries", [(0, 37), (0, 20, 31, 37)], ids=["one chunk", "three chunks"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("window", [None, 0, 5, 36])
@@ -81,6 +86,20 @@ def test_equals_an_explicit_mask(
     assert_close(chunked(problem, boundaries, backend="torch-flash"), exact(problem), tolerance=1e-12)
 
 
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("documents", [None, ((0, 20, 36), (0, 30))], ids=["plain", "apart"])
+def test_the_real_kernels_take_these_arguments(window: int | None, documents: DocumentStarts | None) -> None:
+    """On the meta device torch's own operators check types and answer with shapes."""
+    problem = make_problem(
+        groups=2, dtype=torch.bfloat16, device="meta", window=window, document_starts=documents
+    )
+    answer = chunked(problem, (0, 20, 31, 37), backend="torch-flash")
+    for name, tensor in answer.items():
+        like = problem.query if name == "output" else getattr(problem, name)
+        assert (tensor.shape, tensor.dtype) == (like.shape, torch.bfloat16)
+
+
+@pytest.mark.usefixtures("_plain_kernels")
 def test_a_plain_chunk_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
