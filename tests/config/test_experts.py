@@ -26,6 +26,8 @@ FOUR = "--num-experts 4 --disable-bias-linear"
         (f"{FOUR} --moe-router-load-balancing-type none --moe-aux-loss-coeff 1", "leave one out"),
         (f"{FOUR} --expert-model-parallel-size 3", "4 is not divisible"),
         (f"{FOUR} --expert-model-parallel-size 4", "among the 2 data-parallel processes"),
+        (f"{FOUR} --moe-apply-probs-on-input", "needs --moe-router-topk 1, and it is 2"),
+        (f"{FOUR} --moe-shared-expert-gate", "needs --moe-shared-expert-intermediate-size"),
         (f"{FOUR} --tensor-model-parallel-size 2", "needs --sequence-parallel"),
         (
             f"{FOUR} --recompute-granularity selective --recompute-modules mlp",

@@ -24,6 +24,10 @@ BY_BIAS = (
     "--moe-router-num-groups 2 --moe-router-group-topk 1"
 )
 GELU = "--no-swiglu --moe-router-topk 1 --moe-router-pre-softmax"
+GATED = (
+    "--moe-shared-expert-intermediate-size 16 --moe-shared-expert-gate --moe-apply-probs-on-input "
+    "--moe-router-topk 1 --moe-router-pre-softmax"
+)
 
 PP2 = "--pipeline-model-parallel-size 2"
 SEQ1F1B = "--pipeline-schedule seq1f1b --pipe-sp-splits"
@@ -63,6 +67,7 @@ def test_balanced_experts_on_two_stages() -> None:
         (BALANCED, f"{PP2} {SEQ1F1B} 4 {MOE}"),
         (BALANCED, f"{PP2} {ZERO_BUBBLE} 4"),
         (BALANCED, f"{EP2} {ALL_TO_ALL} {SEQ1F1B} 4"),
+        (GATED, f"{PP2} {ZERO_BUBBLE} 4"),
     )
 
 
@@ -96,6 +101,7 @@ def test_tensor_and_expert_parallelism() -> None:
         4,
         (BALANCED, f"{PP2} {TP2} {SEQ1F1B} 4"),
         (BALANCED, f"{PP2} {TP2} {ZERO_BUBBLE} 2 {ALL_TO_ALL}"),
+        (GATED, f"{PP2} {TP2} {SEQ1F1B} 4 {FULL}"),
         (BALANCED, f"{PP2} {EP2} {SEQ1F1B} 4 {ALL_TO_ALL}"),
         (BALANCED, f"{PP2} {EP2} {ZERO_BUBBLE} 4 --overlap-grad-reduce"),
         (BALANCED, f"{TP2} {EP2} {SEQ1F1B} 4 {ALL_TO_ALL} {MOE} layernorm"),

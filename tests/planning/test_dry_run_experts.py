@@ -12,6 +12,11 @@ SENT = ("--moe-token-dispatcher-type", "alltoall")
 WIDE = ("--moe-ffn-hidden-size", "2048", "--moe-aux-loss-coeff", "0.01", "--moe-z-loss-coeff", "0.001")
 GELU = ("--no-swiglu", "--moe-router-topk", "1", "--moe-router-pre-softmax")
 
+GATED = (
+    *("--moe-router-topk", "1", "--moe-router-pre-softmax", "--moe-apply-probs-on-input"),
+    *("--moe-shared-expert-intermediate-size", "256", "--moe-shared-expert-gate"),
+)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -26,8 +31,22 @@ GELU = ("--no-swiglu", "--moe-router-topk", "1", "--moe-router-pre-softmax")
         (2, ("--recompute-granularity", "full")),
         (2, ZERO_BUBBLE),
         (2, GELU),
+        (2, GATED),
+        (4, (*SHARDED, *GATED)),
     ],
-    ids=["plain", "wide", "shared", "sent", "tp-sp", "tp-sp-shared-sent", "recompute", "zero-bubble", "gelu"],
+    ids=[
+        "plain",
+        "wide",
+        "shared",
+        "sent",
+        "tp-sp",
+        "tp-sp-shared-sent",
+        "recompute",
+        "zero-bubble",
+        "gelu",
+        "gated",
+        "tp-sp-gated",
+    ],
 )
 def test_layouts_and_routing(world_size: int, flags: tuple[str, ...]) -> None:
     # Dispatchers keep a little of the last microbatch, which shows where little else is kept.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -141,7 +142,7 @@ def test_the_line_is_about_the_steps_since_the_last_one() -> None:
 
 EXPERTS = (
     "--global-batch-size 4 --train-iters 2 --lr 1e-2 --disable-bias-linear --num-experts 4 "
-    "--moe-aux-loss-coeff 0.1 --moe-z-loss-coeff 0.01"
+    "--moe-aux-loss-coeff 0.1 --moe-z-loss-coeff 0.01 --moe-per-layer-logging"
 )
 PER_SEQUENCE = f"{EXPERTS} --moe-router-load-balancing-type seq_aux_loss --micro-batch-size 2"
 OF_EXPERTS = ("load_balancing_loss", "seq_load_balancing_loss", "z_loss")
@@ -179,3 +180,6 @@ def test_auxiliary_losses_are_those_of_whole_sequences_on_one_process(size: int,
                 else:
                     assert row[name] == pytest.approx(expected[name], rel=1e-5), (name, layout)
                     assert expected[name] > 0
+                    layers, alone = (each["auxiliary_losses_by_layer"][name] for each in (row, expected))
+                    assert layers == pytest.approx(alone, rel=1e-4), (name, layout)
+                    assert row[name] == pytest.approx(fmean(layers))

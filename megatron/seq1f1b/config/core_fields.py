@@ -138,13 +138,6 @@ chunks have no fixed graph
 it is for inference
     flash_decode inference_rng_tracker inference_sampling_seed use_inference_optimized_layers
     inference_fuse_tp_communication mlp_chunks_for_prefill
-experts: not served yet
-    moe_shared_expert_gate moe_shared_expert_overlap moe_enable_routing_replay
-    moe_router_topk_limited_devices moe_router_padding_for_quantization moe_router_padding_for_fp8
-    moe_router_force_load_balancing moe_use_legacy_grouped_gemm moe_input_jitter_eps
-    moe_token_dropping moe_enable_deepep moe_flex_dispatcher_backend moe_per_layer_logging
-    moe_token_drop_policy moe_permute_fusion moe_router_fusion moe_apply_probs_on_input
-    moe_latent_size moe_deepep_num_sms moe_hybridep_num_sms
 groups of processes are made with NCCL's own settings
     nccl_ub
 use --use-distributed-optimizer

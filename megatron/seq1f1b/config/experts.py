@@ -1,7 +1,7 @@
 """Mixture of experts: combinations refused with their numbers.
 
 What looks at all tokens of a forward at once (capacity, sinkhorn, a running balance over the global
-batch) would depend on how sequences are cut, and has no flag here. Auxiliary losses are those of
+batch) would depend on how sequences are cut, and is refused by name in `megatron_flag_lists.py`. Auxiliary losses are those of
 whole sequences whatever the chunks: `upstream/auxiliary_losses.py`.
 """
 
@@ -78,6 +78,11 @@ def _routing(experts: ExpertOptions) -> dict[str, bool]:
         ),
         "--moe-router-enable-expert-bias needs --moe-router-score-function sigmoid": (
             experts.moe_router_enable_expert_bias and is_softmax
+        ),
+        f"--moe-apply-probs-on-input needs --moe-router-topk 1, and it is {topk}: an expert's input would "
+        "have as many scales as the token has experts": experts.moe_apply_probs_on_input and topk > 1,
+        "--moe-shared-expert-gate needs --moe-shared-expert-intermediate-size": (
+            experts.moe_shared_expert_gate and experts.moe_shared_expert_intermediate_size is None
         ),
     }
 

@@ -65,6 +65,8 @@ def _idle(config: Config) -> Iterator[_Idle]:
     if not config.model.qk_layernorm:
         norms = ("apply_wd_to_qk_layernorm",)
         yield optimizer, norms, "queries and keys have no norms without --qk-layernorm"
+    if not (config.experts.moe_aux_loss_coeff or config.experts.moe_z_loss_coeff):
+        yield config.experts, ("moe_per_layer_logging",), "routers have no auxiliary losses"
     if not config.run.manual_gc:
         yield config.run, ("manual_gc_interval", "manual_gc_eval"), "Python collects as usual"
     if config.checkpoint.save is None:

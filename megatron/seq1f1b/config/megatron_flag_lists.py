@@ -226,12 +226,40 @@ every model here is Megatron-Core's
 which tokens an expert drops would depend on the chunks; leave it out, and no token is dropped
     --moe-expert-capacity-factor
 experts have no capacity; leave it out
-    --moe-pad-expert-input-to-capacity
+    --moe-pad-expert-input-to-capacity --moe-token-drop-policy --moe-token-dropping
+its noise would depend on the chunks and the layout; leave it out
+    --moe-input-jitter-eps
+tokens would go to experts by chance, for timings alone; leave it out, and a dry run balances experts
+    --moe-router-force-load-balancing
+its projections are Transformer Engine's, which is not used; use --moe-ffn-hidden-size for smaller experts
+    --moe-latent-size
+shared experts run after the others; leave it out
+    --moe-shared-expert-overlap
+use --moe-router-num-groups and --moe-router-group-topk
+    --moe-router-topk-limited-devices
+its kernels are of packages for GPUs that nothing here has run; leave it out
+    --moe-enable-deepep --moe-deepep-num-sms --moe-hybridep-num-sms --moe-flex-dispatcher-backend
+    --moe-permute-fusion --moe-router-fusion --moe-use-legacy-grouped-gemm
+experts compute in the model's precision; leave it out
+    --moe-router-padding-for-quantization --moe-router-padding-for-fp8
+it is for reinforcement learning; leave it out
+    --moe-enable-routing-replay
 its kernels need a GPU that nothing here has run them on; leave it out, and experts run one after another
     --moe-grouped-gemm
 the tokenizer is what its files say; use another --tokenizer-type
     --vocab-extra-ids --tiktoken-pattern --tiktoken-num-special-tokens --tiktoken-special-tokens
     --tokenizer-metadata --legacy-tokenizer --trust-remote-code
+"""
+
+REFUSED_VALUES = """
+it looks at all tokens of a forward, so results would depend on the chunks; use aux_loss or seq_aux_loss
+    --moe-router-load-balancing-type=sinkhorn
+its counts run on over microbatches of all replicas, in their order; use aux_loss or seq_aux_loss
+    --moe-router-load-balancing-type=global_aux_loss
+its kernels are of packages for GPUs that nothing here has run; use alltoall
+    --moe-token-dispatcher-type=flex
+it needs NVIDIA's package emerging_optimizers, which is not used here; use adam or sgd
+    --optimizer=muon --optimizer=dist_muon
 """
 
 

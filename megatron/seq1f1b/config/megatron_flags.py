@@ -7,10 +7,11 @@ would only be slower or shown elsewhere is accepted; what would train another mo
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from megatron.seq1f1b.config.megatron_flag_lists import ACCEPTED, REFUSED, by_flag
+from megatron.seq1f1b.config.megatron_flag_lists import ACCEPTED, REFUSED, REFUSED_VALUES, by_flag
 from megatron.seq1f1b.errors import ConfigurationError
 
 ANY = "X"
@@ -60,6 +61,7 @@ def _accepted() -> dict[str, ForeignFlag]:
 
 WITHOUT_EFFECT = _accepted()
 REPLACED = by_flag(REFUSED)
+REPLACED_VALUES = by_flag(REFUSED_VALUES)
 
 
 def notes_on(arguments: Iterable[str]) -> list[str]:
@@ -77,5 +79,21 @@ def refuse_replaced(flags: Sequence[str]) -> None:
         ConfigurationError: with what to do instead.
     """
     known = [f"{flag} is not served here: {REPLACED[flag]}" for flag in flags if flag in REPLACED]
+    if known:
+        raise ConfigurationError("; ".join(known))
+
+
+def refuse_values(arguments: Sequence[str]) -> None:
+    """Refuse values of flags that Megatron-LM takes and that are not served.
+
+    Raises:
+        ConfigurationError: with what to do instead.
+    """
+    pairs = [*arguments, *map("=".join, itertools.pairwise(arguments))]
+    known = [
+        f"{pair.replace('=', ' ')} is not served here: {REPLACED_VALUES[pair]}"
+        for pair in pairs
+        if pair in REPLACED_VALUES
+    ]
     if known:
         raise ConfigurationError("; ".join(known))

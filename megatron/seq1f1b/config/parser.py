@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from megatron.seq1f1b.config import files
 from megatron.seq1f1b.config.fields import field_help
-from megatron.seq1f1b.config.megatron_flags import WITHOUT_EFFECT, refuse_replaced
+from megatron.seq1f1b.config.megatron_flags import WITHOUT_EFFECT, refuse_replaced, refuse_values
 from megatron.seq1f1b.config.options import Config
 from megatron.seq1f1b.errors import ConfigurationError
 
@@ -31,6 +31,7 @@ def parse_arguments(arguments: Sequence[str]) -> Config:
     parser = make_parser()
     arguments = with_config_files(arguments)
     _refuse_unknown_flags(arguments, parser)
+    refuse_values(arguments)
     values, left_over = parser.parse_known_args(list(arguments))
     if left_over:
         words = ", ".join(map(repr, left_over))

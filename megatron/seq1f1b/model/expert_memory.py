@@ -8,7 +8,8 @@ of width f, t-fold tensor parallelism:
     tokens by expert    topk h
     experts             3 topk f / t     gated: 6 topk f / t; one more than an MLP, for the product with
                                          the routers' probabilities
-    shared expert       as an MLP of its width
+                        or topk h in its place, where their inputs are scaled instead
+    shared expert       as an MLP of its width; h / t with a gate, for the product with it
     routing             a few bytes per expert and choice
 
 The dry run counts the same by storage, as balanced. Pure arithmetic, no torch.
@@ -74,16 +75,21 @@ class ExpertMemory:
         return self.num_local * self.dimensions.mlp_parameters(width) / self.tensor_parallel
 
     def dense_parameters(self) -> float:
-        """Of the router, whole on every rank, and the shared expert."""
+        """Of the router, whole on every rank, and the shared expert with its gate."""
         shared = self.dimensions.mlp_parameters(self.experts.shared_ffn_hidden_size) / self.tensor_parallel
-        return self.experts.num_experts * self.dimensions.hidden_size + shared
+        return (
+            self.experts.num_experts + self.experts.has_shared_gate
+        ) * self.dimensions.hidden_size + shared
 
     def saved_bytes_per_token(self) -> float:
         """Kept for backward beside the norm's output."""
         topk, number = self.experts.topk, self.experts.num_experts
         tensors = num_mlp_tensors(self.dimensions)
-        widths = topk * (self.dimensions.hidden_size + (tensors + 1) * self._ffn)
+        scaled = self.dimensions.hidden_size if self.experts.scales_inputs else self._ffn
+        widths = topk * (self.dimensions.hidden_size + tensors * self._ffn + scaled)
         widths += tensors * self._shared + topk
+        if self.experts.has_shared_gate:
+            widths += self.dimensions.hidden_size / self.tensor_parallel
         masks = 2 * number + (number * (4 + self.element_bytes) if self.has_load_balancing else 0)
         return widths * self.element_bytes + topk * _BYTES_PER_CHOICE + masks
 

@@ -30,6 +30,10 @@ class Experts:
     """Of one expert."""
     shared_ffn_hidden_size: int = 0
     """Of the MLP that every token goes through beside them."""
+    has_shared_gate: bool = False
+    """Whether tokens weigh what that MLP adds."""
+    scales_inputs: bool = False
+    """Whether scores scale what experts get, and not what they give."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ class ModelDimensions:
 
     def _with_experts(self, number: int) -> int:
         assert self.experts is not None
-        router = self.hidden_size * self.experts.num_experts
+        router = self.hidden_size * (self.experts.num_experts + self.experts.has_shared_gate)
         width = number * self.experts.ffn_hidden_size + self.experts.shared_ffn_hidden_size
         return self.attention_parameters + router + self.mlp_parameters(width)
 

@@ -7,6 +7,8 @@ Definitions
     load_balancing_loss, seq_load_balancing_loss, z_loss
                         auxiliary losses of experts' routers without their coefficients, means over
                         layers and the step's sequences or tokens; null where there is none
+    auxiliary_losses_by_layer
+                        the same of every layer, by name; null without --moe-per-layer-logging
     grad_norm           L2 norm of all gradients before clipping
     param_norm          L2 norm of all parameters after the step; null without --log-params-norm
     num_zeros_in_grad   gradients that are zero; null without --log-num-zeros-in-grad
@@ -37,6 +39,7 @@ import json
 import resource
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 import torch
 import torch.distributed as dist
@@ -67,6 +70,7 @@ class StepMetrics:
     load_balancing_loss: float | None = None
     seq_load_balancing_loss: float | None = None
     z_loss: float | None = None
+    auxiliary_losses_by_layer: dict[str, list[float]] | None = None
     grad_norm: float | None
     param_norm: float | None
     num_zeros_in_grad: int | None
@@ -114,7 +118,7 @@ def gather(
             "forward_backward_seconds": result.forward_backward_seconds,
             "optimizer_seconds": result.optimizer_seconds,
             "data_wait_seconds": result.data_wait_seconds,
-            **{name: result.auxiliary_losses.get(name, 0.0) for name in LOGGED},
+            **_own_auxiliary_losses(run, result),
             "stage": parallel_state.get_pipeline_model_parallel_rank(),
             "peak_memory_bytes": _peak_memory_bytes(),
         }
@@ -125,7 +129,8 @@ def gather(
     flops = batch * training_flops_per_sequence(run.dimensions, seq_length)
     tflops = flops / seconds / run.layout.world_size / 1e12
     peak = _device_peak_tflops()
-    auxiliary = _auxiliary_losses(run, gathered)
+    by_layer = _auxiliary_losses(run, gathered)
+    auxiliary = {name: None if layers is None else fmean(layers) for name, layers in by_layer.items()}
     return StepMetrics(
         iteration=iteration,
         consumed_samples=consumed(iteration),
@@ -135,6 +140,11 @@ def gather(
         load_balancing_loss=auxiliary["load_balancing_loss"],
         seq_load_balancing_loss=auxiliary["seq_load_balancing_loss"],
         z_loss=auxiliary["z_loss"],
+        auxiliary_losses_by_layer=(
+            {name: layers for name, layers in by_layer.items() if layers is not None}
+            if run.config.experts.moe_per_layer_logging
+            else None
+        ),
         grad_norm=result.grad_norm,
         param_norm=param_norm,
         num_zeros_in_grad=result.num_zeros_in_grad,
@@ -152,8 +162,20 @@ def gather(
     )
 
 
-def _auxiliary_losses(run: Run, gathered: Gathered) -> dict[str, float | None]:
-    """By name; None where the run has no such loss."""
+def _own_auxiliary_losses(run: Run, result: StepResult) -> dict[str, float]:
+    """What this process adds to each layer's; nothing where there are no experts."""
+    if run.config.experts.num_experts is None:
+        return {}
+    nothing = [0.0] * run.config.model.num_layers
+    return {
+        f"{name} {layer}": loss
+        for name in LOGGED
+        for layer, loss in enumerate(result.auxiliary_losses.get(name, nothing))
+    }
+
+
+def _auxiliary_losses(run: Run, gathered: Gathered) -> dict[str, list[float] | None]:
+    """Of every layer, by name; None where the run has no such loss."""
     experts = run.config.experts
     kind = experts.moe_router_load_balancing_type if experts.moe_aux_loss_coeff > 0 else "none"
     has_loss = {
@@ -161,7 +183,11 @@ def _auxiliary_losses(run: Run, gathered: Gathered) -> dict[str, float | None]:
         "seq_load_balancing_loss": kind == "seq_aux_loss",
         "z_loss": experts.moe_z_loss_coeff is not None,
     }
-    return {name: sum(gathered[name]) if has_loss[name] else None for name in LOGGED}
+    layers = range(run.config.model.num_layers)
+    return {
+        name: [sum(gathered[f"{name} {layer}"]) for layer in layers] if has_loss[name] else None
+        for name in LOGGED
+    }
 
 
 def _by_stage(run: Run, gathered: Gathered) -> list[int]:

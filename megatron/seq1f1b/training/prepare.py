@@ -118,6 +118,8 @@ def _experts(config: Config, layout: Layout) -> Experts | None:
         topk=options.moe_router_topk,
         ffn_hidden_size=options.moe_ffn_hidden_size or layout.ffn_hidden_size,
         shared_ffn_hidden_size=options.moe_shared_expert_intermediate_size or 0,
+        has_shared_gate=options.moe_shared_expert_gate,
+        scales_inputs=options.moe_apply_probs_on_input,
     )
 
 

@@ -41,8 +41,8 @@ class StepResult:
     forward_backward_seconds: float
     optimizer_seconds: float
     data_wait_seconds: float
-    auxiliary_losses: Mapping[str, float]
-    """Of experts' routers by Megatron-Core's name: what this rank adds to the mean over the step."""
+    auxiliary_losses: Mapping[str, Sequence[float]]
+    """Of experts' routers by Megatron-Core's name: what this rank adds to each layer's mean over the step."""
 
 
 def forward_step(

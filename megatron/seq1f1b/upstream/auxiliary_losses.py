@@ -256,8 +256,8 @@ class _Balanced(torch.autograd.Function):
         return grad_output, ctx.owner.gradient(ctx.losses, scores), None, None
 
 
-def take_auxiliary_losses(*, num_microbatches: int) -> dict[str, float]:
-    """What this process adds to the mean of each loss over layers and the global batch; then forgets.
+def take_auxiliary_losses(*, num_microbatches: int) -> dict[str, list[float]]:
+    """What this process adds to the mean of each loss over the global batch, by layer; then forgets.
 
     Added up over all processes they are what Megatron-Core's `track_moe_metrics` shows, but for the z-loss,
     of which that shows one tensor- and data-parallel rank's. Losses with a `reduce_group` are parts of a sum
@@ -270,7 +270,7 @@ def take_auxiliary_losses(*, num_microbatches: int) -> dict[str, float]:
     for name, entry in tracker.items():
         values = entry["values"]
         copies = replicas * (1 if entry["reduce_group"] is not None else ranks)
-        taken[name] = float(values.sum()) / (len(values) * num_microbatches * copies)
+        taken[name] = (values.double() / (num_microbatches * copies)).tolist()
     tracker.clear()
     return taken
 

@@ -16,6 +16,8 @@ class ExpertOptions:
     """Width of one expert; --ffn-hidden-size."""
     moe_shared_expert_intermediate_size: int | None = None
     """Width of an MLP that every token goes through beside its experts; none."""
+    moe_shared_expert_gate: bool = False
+    """Let every token weigh what that MLP adds, by a sigmoid of its own."""
     moe_router_topk: int = 2
     """Experts that a token goes to."""
     moe_router_load_balancing_type: Literal["aux_loss", "seq_aux_loss", "none"] = "aux_loss"
@@ -40,6 +42,10 @@ class ExpertOptions:
     """Step by which that bias follows."""
     moe_router_dtype: Literal["fp32", "fp64"] | None = None
     """Precision of the routers' logits; that of the model."""
+    moe_apply_probs_on_input: bool = False
+    """With --moe-router-topk 1: scale what an expert gets by its score, instead of what it gives."""
+    moe_per_layer_logging: bool = False
+    """The auxiliary losses of every layer in metrics.jsonl and charts, beside their means."""
     moe_token_dispatcher_type: Literal["allgather", "alltoall"] = "allgather"
     """How tokens get to experts on other processes."""
     expert_model_parallel_size: int = 1

@@ -80,6 +80,9 @@ def _experts_of(run: Run) -> dict[str, Any]:
         "--num-experts": experts.num_experts,
         "--moe-ffn-hidden-size": experts.ffn_hidden_size,
         "--moe-shared-expert-intermediate-size": experts.shared_ffn_hidden_size,
+        # None as older checkpoints have it, which do not name them.
+        "--moe-shared-expert-gate": options.moe_shared_expert_gate or None,
+        "--moe-apply-probs-on-input": options.moe_apply_probs_on_input or None,
         "--moe-router-score-function": options.moe_router_score_function,
         "--moe-router-enable-expert-bias": options.moe_router_enable_expert_bias,
     }

@@ -20,6 +20,7 @@ def scalars(metrics: StepMetrics) -> dict[str, float]:
         "load_balancing_loss": metrics.load_balancing_loss,
         "seq_load_balancing_loss": metrics.seq_load_balancing_loss,
         "z_loss": metrics.z_loss,
+        **_by_layer(metrics),
         "learning-rate": metrics.learning_rate,
         "grad-norm": metrics.grad_norm,
         "params-norm": metrics.param_norm,
@@ -41,6 +42,14 @@ def scalars(metrics: StepMetrics) -> dict[str, float]:
         **_validation(metrics),
     }
     return {name: float(value) for name, value in named.items() if value is not None}
+
+
+def _by_layer(metrics: StepMetrics) -> dict[str, float]:
+    return {
+        f"moe/{name}_layer_{layer}": loss
+        for name, layers in (metrics.auxiliary_losses_by_layer or {}).items()
+        for layer, loss in enumerate(layers)
+    }
 
 
 def _validation(metrics: StepMetrics) -> dict[str, float | None]:
