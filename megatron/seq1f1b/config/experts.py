@@ -1,8 +1,8 @@
 """Mixture of experts: combinations refused with their numbers.
 
 What looks at all tokens of a forward at once (capacity, sinkhorn, a running balance over the global
-batch) would depend on how sequences are cut, and is refused by name in `megatron_flag_lists.py`. Auxiliary losses are those of
-whole sequences whatever the chunks: `upstream/auxiliary_losses.py`.
+batch) would depend on how sequences are cut, and is refused by name in `megatron_flag_lists.py`.
+Auxiliary losses are those of whole sequences whatever the chunks: `upstream/auxiliary_losses.py`.
 """
 
 from __future__ import annotations
