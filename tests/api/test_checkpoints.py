@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,6 @@ class Training:
 
 def save_and_load(folder: str) -> None:
     choose_adam()
-    warnings.simplefilter("ignore")  # Megatron-Core's own, on saving
     with processes(SCRIPT):
         for saves_chunked in (False, True):
             path = Path(folder) / str(saves_chunked)

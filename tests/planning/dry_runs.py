@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from dataclasses import asdict
 
 from megatron.seq1f1b.config import parse_arguments
@@ -24,5 +23,4 @@ def main(world_size: int, flags: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
     main(int(sys.argv[1]), sys.argv[2:])
