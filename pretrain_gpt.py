@@ -12,7 +12,15 @@ import sys
 import time
 
 from megatron.seq1f1b.config import Config, idle_notes, notes_on, parse_arguments, with_config_files
-from megatron.seq1f1b.errors import AgreementError, BackendError, DamageError, ParityError, Seq1F1BError
+from megatron.seq1f1b.errors import (
+    AgreementError,
+    BackendError,
+    DamageError,
+    NotFiniteError,
+    ParityError,
+    SaveError,
+    Seq1F1BError,
+)
 from megatron.seq1f1b.training.checkpoint.start import find_start
 from megatron.seq1f1b.training.prepare import prepare
 
@@ -45,7 +53,7 @@ def main(arguments: list[str]) -> int:
         pretrain(run, start)
     except (AgreementError, BackendError, DamageError) as error:
         return _said_once(error, status=2)
-    except ParityError as error:
+    except (ParityError, NotFiniteError, SaveError) as error:
         return _said_once(error, status=1)
     except Seq1F1BError as error:
         print(f"pretrain_gpt.py: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)

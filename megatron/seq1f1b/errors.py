@@ -42,6 +42,14 @@ class CheckpointError(Seq1F1BError, RuntimeError):
     """A checkpoint that is missing, torn, of another model or newer format, or cannot be written."""
 
 
+class NewerFormatError(CheckpointError):
+    """A checkpoint that a newer release wrote, which an older one must not pass over."""
+
+
+class SaveError(CheckpointError):
+    """A checkpoint that some process could not write; all processes raise it with the same words."""
+
+
 class DamageError(CheckpointError):
     """Checkpoints that are not what was written; all processes raise it with the same words."""
 
@@ -52,3 +60,7 @@ class BackendError(Seq1F1BError, ValueError):
 
 class StepError(Seq1F1BError, RuntimeError):
     """A step that ended with buffers still held, or an action that found its input missing."""
+
+
+class NotFiniteError(StepError):
+    """A loss or gradient that is no finite number; all processes raise it with the same words."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron.seq1f1b.errors import CheckpointError
+from megatron.seq1f1b.errors import CheckpointError, NewerFormatError
 from megatron.seq1f1b.training.checkpoint import folder as folders
 from megatron.seq1f1b.training.checkpoint.integrity import find_sound
 from megatron.seq1f1b.training.checkpoint.manifest import (
@@ -150,17 +150,29 @@ def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    for iteration in (2, 4, 6):
+    for iteration in (2, 4, 6, 20):
         write(tmp_path, iteration)
-    folders.discard_oldest(tmp_path, keep=2)
-    assert folders.iterations_of(tmp_path) == [4, 6]
+    folders.discard_oldest(tmp_path, latest=6, keep=2)
+    assert folders.iterations_of(tmp_path) == [4, 6, 20], "20 is of an earlier run"
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, 2) / "checkpoint.json"
+    """And not passed over for an older one, whose next steps would overwrite it."""
+    write(tmp_path, 2)
+    path = write(tmp_path, 4) / "checkpoint.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": FORMAT + 1}))
-    with pytest.raises(CheckpointError, match="newer than"):
+    with pytest.raises(NewerFormatError, match="newer than"):
         chosen(tmp_path)
+
+
+def test_what_is_taken_for_a_folder_of_checkpoints_is_refused(tmp_path: Path) -> None:
+    one = write(tmp_path, 20)
+    with pytest.raises(CheckpointError, match=rf"is in: --load {tmp_path} --ckpt-step 20"):
+        chosen(one)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"from-hf --input .*theirs --save FOLDER"):
+        chosen(tmp_path / "theirs")
 
 
 def test_a_missing_step_is_refused_with_those_there_are(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_no_checkpoint_is_a_new_start(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_another_layout_may_load(saved: Path) -> None:
     layouts = ("", "--pipeline-model-parallel-size 1", "--pipe-sp-splits 1", "--use-distributed-optimizer")
-    for extra in (*layouts, "--global-batch-size 4"):
+    for extra in (*layouts, "--global-batch-size 4", "--bf16"):
         assert find(f"--load {saved} {extra}") is not None
 
 
@@ -79,8 +79,8 @@ def test_another_layout_may_load(saved: Path) -> None:
         ("--global-batch-size 6", "after 16 samples, which is no multiple of --global-batch-size 6"),
         ("--train-iters 1", "stands after step 2, and the run ends at step 1: --train-iters and"),
         (
-            "--bf16",
-            "--bf16 is False there and True here; give the flags it was trained with, or --no-load-optim",
+            "--optimizer sgd",
+            "--sgd-momentum above 0 is unset there and True here; give the flags it was trained with",
         ),
         ("--ckpt-step 3", "there are: 2"),
     ],
@@ -120,7 +120,8 @@ def test_a_dry_run_says_that_this_disk_is_too_small(
 
 
 @pytest.mark.parametrize(
-    "extra", ["--bf16 --no-load-optim", "--bf16 --finetune", "--finetune --global-batch-size 6"]
+    "extra",
+    ["--optimizer sgd --no-load-optim", "--optimizer sgd --finetune", "--finetune --global-batch-size 6"],
 )
 def test_weights_alone_fit_more_runs(saved: Path, extra: str) -> None:
     assert find(f"--load {saved} {extra}") is not None
@@ -133,6 +134,7 @@ def test_weights_alone_fit_more_runs(saved: Path, extra: str) -> None:
         ("--keep-latest 2", "--keep-latest means nothing without --save"),
         ("--ckpt-step 2", "--ckpt-step means nothing without --load"),
         ("--load absent --exit-on-missing-checkpoint", "--load absent holds no checkpoint"),
+        ("--save=", "--save names no folder"),
         ("--save /proc/no", "--save /proc/no cannot be written"),
         ("--run-dir setup.py/no", "--run-dir setup.py/no cannot be written: /"),
         ("--tensorboard-dir setup.py", "setup.py: Not a directory; name another folder"),

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from megatron.seq1f1b.chunk import Boundaries
-from megatron.seq1f1b.errors import StepError
+from megatron.seq1f1b.errors import NotFiniteError
 from megatron.seq1f1b.training.build import Trained
 
 
@@ -58,7 +58,7 @@ def check_finite(trained: Trained, number: float | None, *, what: str) -> None:
     """Refuse a number of the step that is not finite; it is equal on every process.
 
     Raises:
-        StepError: with the first loss, or else the first parameters, that are not finite.
+        NotFiniteError: with the first loss, or else the first parameters, that are not finite.
     """
     if number is None or math.isfinite(number):
         return
@@ -69,7 +69,7 @@ def check_finite(trained: Trained, number: float | None, *, what: str) -> None:
     everyone: list[tuple[int, tuple[str | None, str | None]]] = [(stage, found)] * dist.get_world_size()
     dist.all_gather_object(everyone, (stage, found))
     places = [(f"{text} on stage {at}") for kind in (0, 1) for at, texts in everyone if (text := texts[kind])]
-    raise StepError(f"the {what} is {number}: {places[0] if places else 'no stage has it by itself'}")
+    raise NotFiniteError(f"the {what} is {number}: {places[0] if places else 'no stage has it by itself'}")
 
 
 def _not_finite(parts: Sequence[torch.nn.Module]) -> list[str]:

@@ -103,7 +103,7 @@ class Loop:
                 self._run, self._trained, self._forward_backward, self._training_data, batch_size=batch_size
             )
         except StepError as error:
-            raise StepError(f"iteration {iteration}: {error}") from error
+            raise type(error)(f"iteration {iteration}: {error}") from error
         step_seconds = time.perf_counter() - started_at
         is_normed = self._run.config.logging.log_params_norm
         metrics = gather(

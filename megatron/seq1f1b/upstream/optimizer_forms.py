@@ -1,14 +1,16 @@
 """The optimizer's state of a checkpoint, read whichever of Megatron-Core's optimizers wrote it.
 
-The plain optimizers (optimizer.py, 0.16.1) and the distributed one (distrib_optimizer.py) save the same
-values for every weight, under other names and at other places:
+The plain optimizers (optimizer.py, 0.16.1) and the distributed one (distrib_optimizer.py), in single and
+in half precision, save the same values for every weight, under other names and at other places:
 
     form         master copy of weight NAME        where parameter groups and the loss scale are
     float32      none, the weight itself           param_groups
     half         optimizer.state.fp32_param.NAME   optimizer.param_groups, grad_scaler
     distributed  optimizer.state.param.NAME        optimizer.param_groups, grad_scaler
 
-Adam's two averages are optimizer.state.exp_avg.NAME and ...exp_avg_sq.NAME in all of them.
+Averages and momenta are optimizer.state.exp_avg.NAME and the like in all of them. Where experts are on
+processes of their own they have an optimizer of their own: groups stand in the list of both, and names
+are the same. Of the groups only Adam's step is history, and it is one for all; the rest flags say.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
+import torch
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedTensorFactory
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 RESHARDABLE = "fully_reshardable"
 """The sharding under which the distributed optimizer saves tensors of the weights' shapes."""
@@ -41,63 +43,65 @@ class Form(Enum):
             return Form.DISTRIBUTED
         return Form.HALF if is_half else Form.FLOAT32
 
+    def master_of(self, weight: str) -> str:
+        """The name of a weight in full precision; its own where there are no copies."""
+        return weight if self is Form.FLOAT32 else f"{_STATE}{self.value}.{weight}"
 
-def asked_of(state: dict[Any, Any], *, own: Form, there: Form) -> dict[Any, Any]:
-    """The sharded state of an optimizer of form `own`, naming what a checkpoint of form `there` has.
 
-    Args:
-        state: of Megatron-Core's `sharded_state_dict`; changed in place where forms differ.
-        own: the form of the optimizer that will take the values.
-        there: that of the one that saved them.
-    """
-    if own is there:
-        return state
-    if _is_chain(state):
-        return {index: asked_of(part, own=own, there=there) for index, part in state.items()}
-    if there is Form.FLOAT32:
-        for values in state["param_state"].values():
-            del values[own.value]  # `taken_from` fills it in
-    else:
-        for tensor in nested_values(state):
-            if isinstance(tensor, ShardedBase | ShardedTensorFactory):
-                tensor.key = tensor.key.replace(f"{_STATE}{own.value}.", f"{_STATE}{there.value}.", 1)
-    return {"optimizer": state} if own is Form.FLOAT32 else state
+def ask_for_masters(weights: dict[str, Any], there: Form) -> None:
+    """Let the sharded weights of a model be filled from the master copies of a checkpoint."""
+    for tensor in _tensors(weights):
+        if isinstance(tensor.data, torch.nn.Parameter):
+            tensor.key = there.master_of(tensor.key)
+
+
+def ask_of(state: dict[Any, Any], *, own: Form, there: Form) -> None:
+    """Let the sharded state of an optimizer of form `own` be filled from a checkpoint of form `there`."""
+    prefix = f"{_STATE}{own.value}."
+    for tensor in _tensors(state):
+        if own is not Form.FLOAT32 and tensor.key.startswith(prefix):
+            tensor.key = there.master_of(tensor.key.removeprefix(prefix))
 
 
 def taken_from(
-    loaded: dict[Any, Any], optimizer: MegatronOptimizer, *, own: Form, there: Form
+    found: dict[Any, Any], saved: dict[Any, Any], optimizer: MegatronOptimizer, *, own: Form
 ) -> dict[Any, Any]:
-    """What `asked_of` brought, as `load_state_dict` of the optimizer takes it.
+    """What `ask_of` brought, as `load_state_dict` of the optimizer takes it.
 
-    The weights must have been loaded before.
+    Args:
+        found: the state that was asked for, with its tensors.
+        saved: what stands beside the tensors in the checkpoint, in the form of the optimizer that wrote it.
+        optimizer: the one that will take it.
+        own: its form.
     """
-    if own is there:
-        return loaded
-    if _is_chain(loaded):
-        chain = optimizer.chained_optimizers
-        return {
-            index: taken_from(loaded[index], part, own=own, there=there) for index, part in enumerate(chain)
-        }
+    chain = getattr(optimizer, "chained_optimizers", [optimizer])
+    if len(chain) > 1:
+        return {index: taken_from(found[index], saved, part, own=own) for index, part in enumerate(chain)}
+    steps = [{"step": group["step"]} for group in _values_of(saved, "param_groups") if "step" in group]
+    groups = chain[0].optimizer.state_dict()["param_groups"]
+    for group in groups:
+        group |= steps[0] if steps else {}
     if own is Form.FLOAT32:
-        inner: dict[Any, Any] = loaded["optimizer"]
-        return inner
-    if own is Form.DISTRIBUTED:
-        loaded["param_state_sharding_type"] = RESHARDABLE
-    if there is Form.FLOAT32:
-        loaded["optimizer"] = {"param_groups": loaded.pop("param_groups")}
-        for index, weight in enumerate(_weights(optimizer)):
-            loaded["param_state"][index][own.value] = weight.detach()
-    return loaded
+        return {"state": found.get("state", {}), "param_groups": groups}
+    scalers = [{"grad_scaler": state} for state in _values_of(saved, "grad_scaler")]
+    scaler = scalers[0] if scalers else {}
+    if own is Form.HALF:
+        state = found.get("optimizer", {}).get("state", {})
+        return {**found, **scaler, "optimizer": {"state": state, "param_groups": groups}}
+    sharding = {"param_state_sharding_type": RESHARDABLE}
+    return {**found, **scaler, **sharding, "optimizer": {"param_groups": groups}}
 
 
-def _is_chain(state: dict[Any, Any]) -> bool:
-    """Whether it is of several optimizers, as experts on processes of their own have one."""
-    return all(isinstance(key, int) for key in state)
+def _tensors(state: dict[Any, Any]) -> Iterator[Any]:
+    for value in nested_values(state):
+        if isinstance(value, ShardedBase | ShardedTensorFactory):
+            yield value
 
 
-def _weights(optimizer: MegatronOptimizer) -> Iterator[Any]:
-    """In the order in which `sharded_param_state_fully_reshardable` numbers them."""
-    (inner,) = getattr(optimizer, "chained_optimizers", [optimizer])
-    assert isinstance(inner, DistributedOptimizer)
-    for buffer in inner.buffers:
-        yield from buffer.param_index_map
+def _values_of(saved: dict[Any, Any], name: str) -> Iterator[Any]:
+    """What stands under a name, one by one, wherever that is."""
+    for key, value in saved.items():
+        if key == name:
+            yield from value if isinstance(value, list) else [value]
+        elif isinstance(value, dict):
+            yield from _values_of(value, name)

@@ -15,6 +15,10 @@ LEARNED = "learned_absolute"
 _STRETCHING = ("--rotary-base", "--rotary-seq-len-interpolation-factor", "--rope-scaling-factor")
 """What fine-tuning on longer sequences may change: the weights stay those that they were."""
 DISTRIBUTED = "--use-distributed-optimizer"
+HALF = ("--bf16", "--fp16")
+_EXPERTS_APART = "--expert-model-parallel-size above 1"
+CONVERTED = (DISTRIBUTED, *HALF, _EXPERTS_APART)
+"""Of `optimizer_of`: either state is read whichever wrote it."""
 
 
 def model_of(run: Run) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def optimizer_of(config: Config) -> dict[str, Any]:
         "--sgd-momentum above 0": (optimizer.optimizer == "sgd" and optimizer.sgd_momentum > 0) or None,
         "--decoupled-lr": optimizer.decoupled_lr is not None or None,
         # Experts on processes of their own have an optimizer of their own.
-        "--expert-model-parallel-size above 1": config.experts.expert_model_parallel_size > 1 or None,
+        _EXPERTS_APART: config.experts.expert_model_parallel_size > 1 or None,
     }
 
 
@@ -137,8 +141,7 @@ def check_model(manifest: Manifest, run: Run, folder: Path) -> None:
     options = run.config.checkpoint
     if options.finetune or options.no_load_optim or not manifest.has_optimizer:
         return
-    form = optimizer_of(run.config)
-    del form[DISTRIBUTED]  # either reads what the other wrote
+    form = {flag: value for flag, value in optimizer_of(run.config).items() if flag not in CONVERTED}
     differences = _differences(manifest.optimizer, form)
     if differences:
         raise CheckpointError(

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from megatron.seq1f1b.errors import CheckpointError
-from megatron.seq1f1b.training.checkpoint.manifest import Manifest, read_manifest
+from megatron.seq1f1b.errors import CheckpointError, NewerFormatError
+from megatron.seq1f1b.training.checkpoint.manifest import FILE, Manifest, read_manifest
 
 LATEST = "latest_checkpointed_iteration.txt"
 _NAME = re.compile(r"iter_(\d{7,})")
@@ -55,8 +55,11 @@ def choose(
         damaged: folders whose contents were found not to be what was written, and what was found.
 
     Raises:
-        CheckpointError: the one asked for is missing or not whole, or of all there none is whole.
+        CheckpointError: the one asked for is missing or not whole, or of all there none is whole; or the
+            folder is something else.
+        NewerFormatError: a newer release wrote it.
     """
+    _check_kind(root)
     if step is not None:
         folder = root / name_of(step)
         if not folder.is_dir():
@@ -68,6 +71,8 @@ def choose(
         folder = root / name_of(iteration)
         try:
             manifest = _manifest_of(folder, damaged)
+        except NewerFormatError:
+            raise  # it is whole: steps after an older one would overwrite it
         except CheckpointError as error:
             failures.append(str(error))
             continue
@@ -77,6 +82,23 @@ def choose(
     if failures:
         raise CheckpointError("; ".join(failures))
     return None
+
+
+def _check_kind(root: Path) -> None:
+    """Refuse what is easily taken for a folder of checkpoints."""
+    if root.is_file():
+        raise CheckpointError(f"--load {root} is a file; give the folder that --save of a run named")
+    if (root / FILE).is_file():
+        step = root.name.removeprefix("iter_").lstrip("0") or "0"
+        raise CheckpointError(
+            f"--load {root} is one checkpoint; give the folder that it is in: --load {root.parent} "
+            f"--ckpt-step {step}"
+        )
+    if any(root.glob("*.safetensors")):
+        raise CheckpointError(
+            f"--load {root} holds a model in Hugging Face's format; make it a checkpoint first: "
+            f"python tools/convert_checkpoint.py from-hf --input {root} --save FOLDER"
+        )
 
 
 def _manifest_of(folder: Path, damaged: Mapping[Path, str]) -> Manifest:
@@ -144,9 +166,9 @@ def publish(partial: Path, iteration: int) -> Path:
     return folder
 
 
-def discard_oldest(root: Path, *, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep`."""
-    for iteration in iterations_of(root)[:-keep]:
+def discard_oldest(root: Path, *, latest: int, keep: int) -> None:
+    """Remove all checkpoints up to the latest but the newest `keep`; later ones are of an earlier run."""
+    for iteration in [step for step in iterations_of(root) if step <= latest][:-keep]:
         doomed = root / f"{_PARTIAL}old-{iteration:07d}"
         (root / name_of(iteration)).rename(doomed)
         shutil.rmtree(doomed)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron.seq1f1b.errors import CheckpointError
+from megatron.seq1f1b.errors import CheckpointError, NewerFormatError
 
 FILE = "checkpoint.json"
 FORMAT = 2
@@ -58,12 +58,13 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a whole checkpoint.
 
     Raises:
-        CheckpointError: a folder that is none, or not a whole one, or of a newer format; or a manifest
-            that is not as it was written.
+        CheckpointError: a folder that is none, or not a whole one, or a manifest that is not as it was
+            written.
+        NewerFormatError: it cannot be read.
     """
     content = _read_json(folder)
     if content.get("format", 0) > FORMAT:
-        raise CheckpointError(
+        raise NewerFormatError(
             f"checkpoint {folder} has format {content['format']}, newer than {FORMAT}, the newest that "
             "this release reads; use the release that wrote it"
         )
@@ -86,6 +87,11 @@ def read_manifest(folder: Path) -> Manifest:
 def _read_json(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"checkpoint {folder} is not whole: it has no {FILE}, which is written last (Megatron-LM's own "
+            "checkpoints have none and are not read)"
+        ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {folder} is not whole: {FILE}: {error}") from error
     if not isinstance(content, dict):

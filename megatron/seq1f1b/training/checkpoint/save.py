@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from megatron.seq1f1b.errors import CheckpointError
+from megatron.seq1f1b.errors import SaveError
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.checkpoint import folder as folders
 from megatron.seq1f1b.training.checkpoint.compatibility import layout_of, model_of, optimizer_of
@@ -51,7 +51,7 @@ class Saver:
         """Save a step; with `--async-save`, the last one apart, return when its values are copied.
 
         Raises:
-            CheckpointError: on every process where one of them could not write.
+            SaveError: on every process where one of them could not write.
         """
         self.finish()
         started_at = time.perf_counter()
@@ -134,8 +134,9 @@ class Pending:
         manifest = _manifest(self._run, self.iteration, files, checksums)
         write_manifest(self._partial, manifest)
         folders.publish(self._partial, self.iteration)
-        if self._run.config.checkpoint.keep_latest is not None:
-            folders.discard_oldest(self._partial.parent, keep=self._run.config.checkpoint.keep_latest)
+        keep = self._run.config.checkpoint.keep_latest
+        if keep is not None:
+            folders.discard_oldest(self._partial.parent, latest=self.iteration, keep=keep)
 
 
 def begin(run: Run, trained: Trained, root: Path, *, iteration: int) -> Pending:
@@ -223,7 +224,7 @@ def _together(action: Callable[[], Result], partial: Path, *, what: str) -> list
         free = folders.free_bytes(partial.parent)
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(
+        raise SaveError(
             f"cannot {what} checkpoint {partial}: {found[0]} ({free / 1e6:,.1f} MB are free there); "
             "checkpoints before it are whole"
         )

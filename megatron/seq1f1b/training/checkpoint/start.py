@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from megatron.seq1f1b.errors import CheckpointError, ConfigurationError
 from megatron.seq1f1b.training.checkpoint.compatibility import check_model
-from megatron.seq1f1b.training.checkpoint.folder import check_writable, choose, free_bytes
+from megatron.seq1f1b.training.checkpoint.folder import check_writable, choose, free_bytes, iterations_of
 from megatron.seq1f1b.training.checkpoint.manifest import Manifest
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run
@@ -31,11 +31,10 @@ def find_start(run: Run) -> Start | None:
     if options.save is not None:
         check_writable(Path(options.save))
         _check_room(run, Path(options.save))
-    if options.load is None:
-        return None
-    if Path(options.load).is_file():
-        raise CheckpointError(f"--load {options.load} is a file; give the folder that --save of a run named")
-    return choose_start(run)
+    start = None if options.load is None else choose_start(run)
+    if start is None and options.save is not None:
+        _tell_of_earlier_run(Path(options.save))
+    return start
 
 
 def choose_start(run: Run, damaged: Mapping[Path, str] = MappingProxyType({})) -> Start | None:
@@ -74,9 +73,21 @@ def _check_flags(run: Run) -> None:
         "--no-load-rng": (options.no_load_rng, "--load", options.load),
         "--exit-on-missing-checkpoint": (options.exit_on_missing_checkpoint, "--load", options.load),
     }
+    for flag, path in {"--save": options.save, "--load": options.load}.items():
+        if path == "":
+            raise ConfigurationError(f"{flag} names no folder; give one, or leave it out")
     for flag, (is_given, needed, value) in needs.items():
         if is_given and value is None:
             raise ConfigurationError(f"{flag} means nothing without {needed}; give {needed}, or leave it out")
+
+
+def _tell_of_earlier_run(root: Path) -> None:
+    there = iterations_of(root)
+    if there:
+        say(
+            f"--save {root} holds checkpoints of an earlier run, up to step {there[-1]}; this one starts "
+            "anew, and replaces those whose steps it comes to"
+        )
 
 
 def _check_room(run: Run, root: Path) -> None:
