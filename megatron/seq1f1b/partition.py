@@ -58,7 +58,7 @@ def partition(
         multiple_of: every boundary is a multiple of this many tokens.
         linear_cost: cost of a token apart from attention; only its ratio to the next matters.
         attention_cost: cost of one (query, visible key) pair.
-        window: which keys are visible; None for all before a query. `average` uses neither.
+        window: which keys are visible; None for all before a query. `average` uses none of the three.
 
     Raises:
         ConfigurationError: no such strategy, or the sequence cannot be cut that way.

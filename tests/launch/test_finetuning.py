@@ -30,7 +30,6 @@ SMALL = {
     "SAVE_INTERVAL": "2",
 }
 SHAPES = ["--ffn-hidden-size", "48", "--num-query-groups", "2", "--norm-epsilon", "1e-6"]
-TOKENIZER = ["--tokenizer-model", "my model"]
 WORDS = [f"w{number}" for number in range(98)]
 
 

@@ -74,8 +74,11 @@ class FittedCosts:
     """By virtual stage over the whole pipeline."""
     worst_relative_error: float
     """Largest |fitted / measured - 1| over all samples, forward and backward."""
-    window: Window | None = None
-    """Of attention."""
+
+    @property
+    def window(self) -> Window | None:
+        """Of attention, the same on every stage."""
+        return self.stages[0].forward.window
 
     def costs(self, boundaries: Boundaries, *, message_bytes_per_token: float = 0.0) -> Costs:
         """The simulator's tables for one way of cutting the sequence; add a network with `replace`."""
@@ -143,7 +146,7 @@ def fit_costs(samples: Iterable[Sample], *, window: Window | None = None) -> Fit
             (costs.backward.seconds(_chunk(sample)), sample.backward_seconds),
         )
     ]
-    return FittedCosts(stages=stages, worst_relative_error=max(errors), window=window)
+    return FittedCosts(stages=stages, worst_relative_error=max(errors))
 
 
 def _fit_stage(samples: Sequence[Sample], window: Window | None) -> StageCosts:

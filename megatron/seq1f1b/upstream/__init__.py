@@ -13,7 +13,6 @@ __all__ = [
     "install_cpu_support",
     "is_cpu_only",
     "prepare_megatron_core",
-    "silence_known_warnings",
 ]
 
 
