@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -33,3 +35,13 @@ def test_schedule_scale(tmp_path: Path) -> None:
     assert summary["compute_actions"] == 2 * 4 * 2 * 2 * 2
     assert summary["actions"] > summary["compute_actions"]
     assert summary["peak_rss_gib"] < 1
+
+
+@pytest.mark.slow
+def test_executor_truth(tmp_path: Path) -> None:
+    layout = ("--stages", "2", "--microbatches", "2", "--chunks", "2", "--rounds", "2")
+    summary = run("executor_truth.py", *layout, cwd=tmp_path)
+    assert (summary["schedule"], summary["chunks"]) == ("seq1f1b-zb", 2)
+    assert len(summary["rounds"]) == 2
+    assert summary["measured_over_simulated"] >= summary["best"] > 0.95, "waits are never shorter than asked"
+    assert summary["late_waits"] >= 1.0
