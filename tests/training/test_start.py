@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def save(folder: Path, extra: str) -> Path:
         optimizer=optimizer_of(run.config),
         layout={},
         versions={},
-        configuration={},
+        configuration=json.loads(json.dumps(asdict(run.config))),
         files={},
     )
     write_manifest(partial, manifest)
@@ -100,6 +101,15 @@ def test_fine_tuning_may_stretch_rotary_periods(tmp_path: Path, capsys: pytest.C
         find(there)
     assert find(f"{there} --finetune") is not None
     assert "with other rotary periods than the checkpoint's: --rope-scaling-factor" in capsys.readouterr().out
+
+
+def test_another_order_of_samples_is_said(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert find(f"--load {saved}") is not None
+    assert "order of samples" not in capsys.readouterr().out
+    assert find(f"--load {saved} --seed 7 --dataloader-type cyclic") is not None
+    said = capsys.readouterr().out
+    assert "--dataloader-type was single and is cyclic; --seed was 1234 and is 7" in said
+    assert "first 16 samples of its own order" in said
 
 
 def test_a_disk_too_small_for_one_checkpoint_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,6 +16,18 @@ from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.reporting.checks import check_log_folders
 
 Start = tuple[Path, Manifest]
+_ORDERING = {
+    "data": (
+        "data_path",
+        "train_data_path",
+        "data_args_path",
+        "split",
+        "mock_data",
+        "dataloader_type",
+    ),
+    "training": ("seed", "seq_length"),
+}
+"""What decides which sample is the next, by section of the configuration."""
 
 
 def find_start(run: Run) -> Start | None:
@@ -56,7 +69,9 @@ def choose_start(run: Run, damaged: Mapping[Path, str] = MappingProxyType({})) -
         return None
     folder, manifest = start
     check_model(manifest, run, folder)
-    _check_position(run, folder, manifest)
+    if not options.finetune:
+        _check_position(run, folder, manifest)
+        _tell_of_other_data(run, manifest)
     return start
 
 
@@ -116,8 +131,6 @@ def _check_room(run: Run, root: Path) -> None:
 
 def _check_position(run: Run, folder: Path, manifest: Manifest) -> None:
     """The checkpoint stands between two steps of this run."""
-    if run.config.checkpoint.finetune:
-        return
     sizes, consumed = run.layout.batch_sizes, manifest.consumed_samples
     if sizes.consumed_after(sizes.whole_steps_in(consumed)) != consumed:
         grown = f" grown from {sizes.start} by {sizes.increment}" if sizes.rampup_samples else ""
@@ -130,4 +143,20 @@ def _check_position(run: Run, folder: Path, manifest: Manifest) -> None:
         raise ConfigurationError(
             f"checkpoint {folder} stands after step {steps}, and the run ends at step {last}: --train-iters "
             "and --train-samples count from the start of the run; give more, or --finetune to start anew"
+        )
+
+
+def _tell_of_other_data(run: Run, manifest: Manifest) -> None:
+    """A position counts samples: in other data, or another order, some come again and some never."""
+    here = asdict(run.config)
+    differences = [
+        f"--{name.replace('_', '-')} was {there[name]} and is {here[section][name]}"
+        for section, names in _ORDERING.items()
+        for name in names
+        if name in (there := manifest.configuration.get(section, {})) and there[name] != here[section][name]
+    ]
+    if differences:
+        say(
+            f"the order of samples is not the checkpoint's: {'; '.join(differences)}; this run skips the "
+            f"first {manifest.consumed_samples} samples of its own order, whichever those were"
         )
