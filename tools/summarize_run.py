@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def read_metrics(run_dir: Path) -> Metrics:
-    """The rows of a run's metrics.jsonl, one per step.
+    """The rows of a run's metrics.jsonl, one per step; not half of one that a killed run left.
 
     Raises:
         DataError: there is none.
@@ -43,7 +43,7 @@ def read_metrics(run_dir: Path) -> Metrics:
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         raise DataError(f"{path} does not exist; name the --run-dir of a run")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     if not rows:
         raise DataError(f"{path} is empty; the run ended before its first step")
     return rows
