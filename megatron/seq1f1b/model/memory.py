@@ -318,11 +318,16 @@ class ModelMemory:
         return tokens + self.mixture.forward_temporary_bytes_per_token() / self.element_bytes
 
     def head_forward_temporary_bytes(self, tokens: int) -> float:
-        """Beyond what the loss saves: logits, and without tensor parallelism their float32 copy."""
-        copy = 4 if self.is_mixed and self.tensor_parallel == 1 else 0
+        """Beyond what the loss saves: logits, and without tensor parallelism their float32 copy.
+
+        The vocabulary-parallel loss turns float32 logits into what it saves, in place.
+        """
+        beside = self.element_bytes + (4 if self.is_mixed else 0)
+        if self.tensor_parallel > 1:
+            beside = self.element_bytes if self.is_mixed else 0
         if self.cross_entropy_slice_tokens is None:
-            return tokens * self._vocab * (self.element_bytes + copy)
-        return self._slice(tokens) * self._vocab * (self.element_bytes + copy + 4)
+            return tokens * self._vocab * beside
+        return self._slice(tokens) * self._vocab * (beside + 4)
 
     def head_backward_temporary_bytes(self, tokens: int) -> float:
         """Gradients of the logits; the vocabulary-parallel loss makes them in place of what it saved.
@@ -330,7 +335,9 @@ class ModelMemory:
         In slices, what was not saved too, and the weight's gradient: the sum of earlier slices, this
         one's, and the two added.
         """
-        gradients = self.element_bytes if self.tensor_parallel > 1 else 2 * 4
+        gradients = 2 * 4
+        if self.tensor_parallel > 1:
+            gradients = self.element_bytes if self.is_mixed else 0
         if self.cross_entropy_slice_tokens is None:
             return tokens * self._vocab * gradients
         weight = self._vocab * self.dimensions.hidden_size * self.element_bytes

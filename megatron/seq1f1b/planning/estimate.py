@@ -151,8 +151,9 @@ class _Walk:
     def _backward(self, action: Action, unit: UnitMemory) -> None:
         is_split = action.kind is I
         kept, kept_head = (unit.pending, unit.pending_head) if is_split else (0.0, 0.0)
+        growth = unit.pending_growth if is_split else 0.0
         # The probabilities are gone when the layers' backward starts.
-        layers = self._held.plus(unit.backward, kept_head - unit.softmax)
+        layers = self._held.plus(unit.backward + growth, kept_head - unit.softmax)
         self._note(action, layers, self._held.plus(logits=unit.head_backward))
         self._held = self._held.plus(kept - unit.saved, kept_head - unit.softmax)
         if not is_split:

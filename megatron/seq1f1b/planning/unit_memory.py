@@ -33,6 +33,8 @@ class UnitMemory:
     pending: float
     """Kept from I to W."""
     pending_head: float
+    pending_growth: float
+    """What earlier layers have kept so beyond what they have freed, when I comes to the last one."""
     weight_gradient: float
     """The worst moment of W."""
     embedding_backward: float
@@ -60,6 +62,7 @@ class UnitMemories:
             chunk.length, chunk.start, is_gradient_received=has_gradient
         )
         is_head_pending = is_last and memory.cross_entropy_slice_tokens is None
+        pending = tokens * memory.pending_bytes_per_token() * layers
         message = tokens * memory.message_bytes_per_token()
         # The first layer's input is the message as it was received.
         saved = batch * self._saved(chunk, layers, is_first, is_last) - has_input * message
@@ -73,7 +76,8 @@ class UnitMemories:
             head_forward=memory.head_forward_temporary_bytes(tokens) if is_last else 0.0,
             backward=batch * backward,
             head_backward=memory.head_backward_temporary_bytes(tokens) if is_last else 0.0,
-            pending=tokens * memory.pending_bytes_per_token() * layers,
+            pending=pending,
+            pending_growth=max(0.0, pending - saved) * (1 - 1 / layers) if layers else 0.0,
             pending_head=tokens * memory.pending_head_bytes_per_token() if is_head_pending else 0.0,
             weight_gradient=memory.weight_temporary_bytes(has_head=is_last)
             + tokens * memory.gathered_bytes_per_token(),
