@@ -7,6 +7,9 @@ from random import Random
 SEQ_LENGTH = 48
 LAYERS = 8
 HEADS = 4
+EXPERTS = "--num-experts 4 --moe-ffn-hidden-size 24 --disable-bias-linear --moe-aux-loss-coeff 0.1"
+PER_TOKEN = "--calculate-per-token-loss"
+"""Not with experts: Megatron-Core weighs their auxiliary losses differently under tensor parallelism then."""
 
 
 def draw_model(random: Random) -> str:
@@ -19,7 +22,6 @@ def draw_model(random: Random) -> str:
         ["", *(f"--group-query-attention --num-query-groups {groups}" for groups in (1, 2, 4))],
     )
     optional = [
-        "--disable-bias-linear",
         "--add-qkv-bias",
         "--apply-layernorm-1p",
         "--softmax-scale 0.5",
@@ -29,8 +31,10 @@ def draw_model(random: Random) -> str:
         "--reset-position-ids",
         "--reset-attention-mask",
         "--eod-mask-loss",
-        f"--window-size {random.randrange(1, SEQ_LENGTH)},0",
+        f"--kv-channels {random.choice([6, 10, 24])}",
+        _draw_window(random),
     ]
+    feed_forward = random.choice(["", PER_TOKEN, "--disable-bias-linear", EXPERTS])
     return " ".join(
         [
             f"--num-layers {LAYERS} --hidden-size 32 --num-attention-heads {HEADS} --vocab-size 61",
@@ -44,13 +48,21 @@ def draw_model(random: Random) -> str:
             f"--position-embedding-type {random.choice(['rope', 'learned_absolute', 'none'])}",
             random.choice(["", "--rotary-interleaved --use-rope-scaling", "--no-rope-freq 2"]),
             groups,
+            feed_forward,
             *[flag for flag in optional if random.random() < 0.4],
         ]
     )
 
 
-def draw_run(random: Random) -> str:
+def _draw_window(random: Random) -> str:
+    """A window of every layer, or of all but every other or third."""
+    skip = random.choice(["", "--window-attn-skip-freq 2", "--window-attn-skip-freq 3"])
+    return f"--window-size {random.randrange(SEQ_LENGTH)},0 {skip}"
+
+
+def draw_run(random: Random, model: str) -> str:
     """Flags of how four processes train it: layout, schedule, chunks, recomputation, reduction."""
+    has_experts = EXPERTS in model
     tensor, stages = random.choice([(1, 4), (1, 2), (2, 2), (1, 1), (2, 1), (4, 1)])
     schedule = random.choice(["seq1f1b", "seq1f1b-interleaved", "seq1f1b-zb"])
     chunks = random.choice([1, 2, 3, 4, 7])
@@ -58,7 +70,7 @@ def draw_run(random: Random) -> str:
         f"--tensor-model-parallel-size {tensor} --pipeline-model-parallel-size {stages}",
         f"--pipe-sp-splits {chunks}",
     ]
-    if tensor > 1 and random.random() < 0.7:
+    if tensor > 1 and (has_experts or random.random() < 0.7):
         flags.append("--sequence-parallel")
     if chunks in (2, 3, 4) and random.random() < 0.3:
         flags.append("--pipe-sp-strategy average")
@@ -68,20 +80,29 @@ def draw_run(random: Random) -> str:
         first, last = (3, 5) if stages == 2 else (3, 1)
         flags.append(f"--decoder-first-pipeline-num-layers {first} --decoder-last-pipeline-num-layers {last}")
     flags.append(f"--pipeline-schedule {schedule if stages > 1 else 'seq1f1b'}")
-    if schedule != "seq1f1b-zb":
-        flags.append(
-            random.choice(
-                [
-                    "",
-                    "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
-                    "--recompute-granularity full --recompute-method block --recompute-num-layers 1",
-                    "--recompute-granularity selective",
-                    "--recompute-granularity selective --recompute-modules core_attn mlp",
-                ]
-            )
-        )
+    flags.append(_draw_recomputation(random, has_experts=has_experts))
+    if has_experts and tensor * stages < 4 and random.random() < 0.5:
+        flags.append("--expert-model-parallel-size 2 --moe-token-dispatcher-type alltoall")
+    if random.random() < 0.3:
+        flags.append(f"--cross-entropy-slice-tokens {random.choice([5, 16])}")
     if random.random() < 0.4:
         flags.append("--use-distributed-optimizer")
     if random.random() < 0.3:
         flags.append("--overlap-grad-reduce")
     return " ".join(flag for flag in flags if flag)
+
+
+def _draw_recomputation(random: Random, *, has_experts: bool) -> str:
+    selective = "--recompute-granularity selective --recompute-modules"
+    mlp = "moe" if has_experts else "mlp"
+    return random.choice(
+        [
+            "",
+            "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
+            "--recompute-granularity full --recompute-method block --recompute-num-layers 1",
+            "--recompute-granularity selective",
+            f"{selective} core_attn {mlp}",
+            f"{selective} layernorm",
+            f"{selective} core_attn {mlp} layernorm",
+        ]
+    )

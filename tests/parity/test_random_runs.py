@@ -21,7 +21,7 @@ WHOLE = "--pipeline-schedule seq1f1b"
 def test_any_combination_has_the_gradients_of_one_process(seed: int) -> None:
     random = Random(seed)
     model = draw_model(random)
-    runs = tuple(f"{model} {draw_run(random)}" for _ in range(RUNS_PER_MODEL))
+    runs = tuple(f"{model} {draw_run(random, model)}" for _ in range(RUNS_PER_MODEL))
     expected = run_distributed(run_step, 1, f"{model} {WHOLE}", torch.float32)[0]
     assert isinstance(expected, Outcome)
     outcomes = run_distributed(run_steps, 4, runs, torch.float32, timeout_seconds=600.0)[0]
