@@ -66,7 +66,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--virtual-stages", type=int, metavar="V", help="model parts per stage (1)")
     parser.add_argument("--format", choices=FORMATS, default="grid", help="(grid)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there (standard output)")
-    parser.add_argument("--stage-memory", action="store_true", help="also say what each stage holds")
+    parser.add_argument(
+        "--stage-memory", action="store_true", help="also say what each stage holds (pictures do)"
+    )
     parser.add_argument("--cost", metavar="F,B", help="seconds of a forward and a backward (1,2)")
     parser.add_argument("--model", metavar="NAME", help=f"costs of a model: {', '.join(MODELS)}")
     parser.add_argument("--seq-length", type=int, metavar="S", help="tokens of a sequence, with --model")
@@ -85,11 +87,22 @@ def parse_arguments() -> argparse.Namespace:
 
 def plans_of(arguments: argparse.Namespace) -> list[Plan]:
     """The plans that the command line names."""
+    if arguments.format in ONE_PLAN and arguments.stage_memory:
+        raise ConfigurationError(
+            f"--format {arguments.format} has no place for --stage-memory; use grid or json"
+        )
     if arguments.compare is None:
         return [_plan_of(arguments, arguments.schedule)]
     if arguments.format in ONE_PLAN:
         raise ConfigurationError(f"--format {arguments.format} holds one plan; use --schedule, not --compare")
-    return [_plan_of(arguments, name.strip()) for name in arguments.compare.split(",")]
+    plans = [_plan_of(arguments, name.strip()) for name in arguments.compare.split(",")]
+    names = [plan.name for plan in plans]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"--compare names {twice} twice; name every schedule once, and files differently"
+        )
+    return plans
 
 
 def _plan_of(arguments: argparse.Namespace, name: str) -> Plan:
@@ -109,8 +122,10 @@ def _plan_of(arguments: argparse.Namespace, name: str) -> Plan:
 def _plan_from_file(arguments: argparse.Namespace, path: Path) -> Plan:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read plan file {path}: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot read plan file {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"plan file {path} is not text: {error}") from None
     plan = plan_from_csv(text, name=path.name)
     for name, attribute in COUNTS.items():
         asked, found = getattr(arguments, name), getattr(plan, attribute)
@@ -135,7 +150,7 @@ def shown_of(arguments: argparse.Namespace, plans: Sequence[Plan]) -> list[Shown
         raise ConfigurationError("--cost and --model are two sources of costs; give one of them")
     if arguments.seq_length is None:
         raise ConfigurationError("--model needs --seq-length as well")
-    tensor_parallel = arguments.tensor_parallel or 1
+    tensor_parallel = 1 if arguments.tensor_parallel is None else arguments.tensor_parallel
     model, device = named_model(arguments.model), load_device(arguments.device or "a100")
     if arguments.links is not None:
         device = read_links(arguments.links).on(device)

@@ -70,6 +70,15 @@ def test_csv_can_be_shown_again(tmp_path: Path) -> None:
         (LAYOUT, "one of the arguments --schedule --compare is required"),
         (("--compare", "seq1f1b,seq1fb", *LAYOUT), "did you mean seq1f1b?"),
         (("--compare", "seq1f1b,1f1b", *LAYOUT, "--format", "trace"), "--format trace holds one plan"),
+        (("--compare", "seq1f1b,seq1f1b", *LAYOUT), "--compare names seq1f1b twice"),
+        (
+            ("--schedule", "seq1f1b", *LAYOUT, "--format", "csv", "--stage-memory"),
+            "no place for --stage-memory",
+        ),
+        (
+            ("--schedule", "seq1f1b", *LAYOUT, *MODEL, "--tensor-parallel", "0"),
+            "--tensor-parallel 0 processes",
+        ),
         (("--schedule", "seq1f1b", *LAYOUT, "--cost", "1"), "--cost 1 is not two numbers"),
         (("--schedule", "seq1f1b", *LAYOUT, "--cost", "0,2"), "--cost 0,2 must be positive"),
         (("--schedule", "seq1f1b", *LAYOUT, "--device", "a100"), "--device means nothing without --model"),

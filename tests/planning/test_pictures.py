@@ -101,20 +101,24 @@ def test_the_page_needs_nothing_from_elsewhere_and_tells_of_dependencies() -> No
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
-    """Pointing at an action shows it, the wheel zooms, a double click shows everything again."""
-    panels = [panel("seq1f1b")]
+    """It opens legibly; pointing tells of an action, the wheel zooms, double clicks show all."""
+    panels = [panel("seq1f1b", stages=8, microbatches=16, chunks=8)]
     page = to_page(panels, draw(panels, band_width=UNBROKEN))
     script = """
     <script>
     const box = document.querySelector('rect[data-action="2"]'), place = box.getBoundingClientRect();
+    const large = place.width > 8;
     const at = { clientX: place.x + 2, clientY: place.y + 2, bubbles: true, cancelable: true };
     box.dispatchEvent(new PointerEvent("pointermove", at));
     const shown = tip.style.display + "|" + tip.textContent.split("\\n")[0];
     box.dispatchEvent(new WheelEvent("wheel", { ...at, deltaY: -1 }));
     const zoomed = box.getBoundingClientRect().width > place.width;
     box.dispatchEvent(new MouseEvent("dblclick", at));
+    const last = [...document.querySelectorAll("rect[data-action]")].pop();
+    const all = last.getBoundingClientRect().right < window.innerWidth;
+    box.dispatchEvent(new MouseEvent("dblclick", at));
     const back = Math.abs(box.getBoundingClientRect().width - place.width) < 0.01;
-    document.title = [shown, zoomed, back].join("|");
+    document.title = [large, shown, zoomed, all, back].join("|");
     </script></body>"""
     path = tmp_path / "page.html"
     path.write_text(page.replace("</body>", script))
@@ -127,7 +131,7 @@ def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
     )
     title = re.search("<title>(.*)</title>", done.stdout)
     assert title is not None, done.stderr
-    assert title.group(1) == "block|0F0.2|true|true"
+    assert title.group(1) == "true|block|0F0.2|true|true|true"
 
 
 def test_a_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

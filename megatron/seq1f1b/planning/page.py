@@ -1,6 +1,7 @@
 """Timelines as one HTML page: zoom with the wheel, drag to move, point at an action to read it.
 
-The page holds everything it needs, the picture being the same SVG as elsewhere.
+A picture too wide to be read opens at its beginning, at a size that can be; a double click shows all. The
+page holds everything it needs, the picture being the same SVG as elsewhere.
 """
 
 from __future__ import annotations
@@ -106,14 +107,17 @@ body { margin: 0; height: 100vh; display: flex; flex-direction: column; overflow
 </div>
 <div id="view">@SVG@</div>
 <div id="tip"></div>
-<div id="help">wheel: zoom, drag: move, double click: all</div>
+<div id="help">wheel: zoom, drag: move, double click: all, or the beginning</div>
 <script>
 const told = @DATA@;
 const svg = document.querySelector("#view svg"), tip = document.querySelector("#tip");
 const whole = svg.getAttribute("viewBox").split(" ").map(Number);
-let view = whole.slice(), drag = null;
+const readable = Math.min(whole[2], Math.max(svg.getBoundingClientRect().width, 400));
+const start = [whole[0], whole[1], readable, whole[3] * readable / whole[2]];
+let view, drag = null;
 svg.setAttribute("preserveAspectRatio", "xMinYMin meet");
 function show(next) { view = next; svg.setAttribute("viewBox", view.join(" ")); }
+show(start);
 function point(event) {
   return new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
 }
@@ -126,7 +130,7 @@ svg.addEventListener("wheel", event => {
 }, { passive: false });
 svg.addEventListener("pointerdown", event => { drag = point(event); });
 window.addEventListener("pointerup", () => { drag = null; });
-svg.addEventListener("dblclick", () => show(whole.slice()));
+svg.addEventListener("dblclick", () => show(view[2] === whole[2] ? start : whole));
 svg.addEventListener("pointermove", event => {
   if (drag) {
     const at = point(event);
