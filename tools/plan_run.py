@@ -53,13 +53,13 @@ def problem_of(arguments: argparse.Namespace) -> Problem:
     device = load_device(arguments.device)
     if arguments.links is not None:
         device = read_links(arguments.links).on(device)
-    gigabytes = arguments.memory_gb
+    gigabytes, asked = arguments.memory_gb, arguments.global_batch_size
     problem = Problem(
         model=named_model(arguments.model),
         device=device,
         num_devices=arguments.devices,
         seq_length=arguments.seq_length,
-        global_batch_size=arguments.global_batch_size or arguments.devices,
+        global_batch_size=arguments.devices if asked is None else asked,
         memory_bytes=device.memory_bytes if gigabytes is None else gigabytes * 1e9,
     )
     counts = {
@@ -76,8 +76,9 @@ def problem_of(arguments: argparse.Namespace) -> Problem:
 
 
 def command_of(problem: Problem, candidate: Candidate) -> str:
-    """The full command line; data, tokenizer, learning rate and length of training are the user's."""
-    flags = [*problem.model.flags(), "--seq-length", str(problem.seq_length), "--micro-batch-size", "1"]
+    """The full command line, on synthetic data."""
+    model = problem.model
+    flags = [*model.flags(), "--seq-length", str(problem.seq_length), "--micro-batch-size", "1"]
     flags += ["--global-batch-size", str(problem.global_batch_size), "--use-distributed-optimizer"]
     flags += ["--tensor-model-parallel-size", str(candidate.tensor_parallel)]
     flags += ["--sequence-parallel"] if candidate.tensor_parallel > 1 else []
@@ -92,10 +93,15 @@ def command_of(problem: Problem, candidate: Candidate) -> str:
         flags += ["--recompute-granularity", candidate.recompute.value]
     if candidate.recompute is Recompute.FULL:
         flags += ["--recompute-method", "uniform", "--recompute-num-layers", "1"]
-    nodes = -(-problem.num_devices // problem.device.devices_per_node)
-    per_node = min(problem.num_devices, problem.device.devices_per_node)
-    start = ["torchrun", "--nnodes", str(nodes), "--nproc_per_node", str(per_node), "pretrain_gpt.py"]
-    return " ".join([*start, *flags])
+    flags += ["--train-iters", "100", *model.learning_rate_flags(), "--mock-data"]
+    flags += model.mock_vocabulary_flags()
+    # Equally many on every node, and no tensor-parallel group across two.
+    tensor, most = candidate.tensor_parallel, problem.device.devices_per_node
+    per_node = max(each for each in range(tensor, most + 1, tensor) if problem.num_devices % each == 0)
+    nodes = problem.num_devices // per_node
+    joined = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "$HEAD_NODE:29500"]
+    together = ["--nnodes", str(nodes), *joined] if nodes > 1 else ["--standalone"]
+    return " ".join(["torchrun", *together, "--nproc_per_node", str(per_node), "pretrain_gpt.py", *flags])
 
 
 def as_table(problem: Problem, outcomes: list[Outcome]) -> str:
@@ -111,8 +117,8 @@ def as_table(problem: Problem, outcomes: list[Outcome]) -> str:
     ]
     assumed = (
         f"predicted for {problem.num_devices} x {problem.device.name} ({problem.device.source}); one "
-        "sequence per microbatch, GB are 10^9 bytes of the worst stage; add data, tokenizer, --lr and "
-        "--train-iters"
+        "sequence per microbatch, GB are 10^9 bytes of the worst stage; the commands train on synthetic "
+        "data: put your own and its tokenizer in place of --mock-data, --tokenizer-type and --vocab-size"
     )
     return "\n".join([*lines, "", *commands, "", assumed])
 
