@@ -140,11 +140,7 @@ def gather(
         load_balancing_loss=auxiliary["load_balancing_loss"],
         seq_load_balancing_loss=auxiliary["seq_load_balancing_loss"],
         z_loss=auxiliary["z_loss"],
-        auxiliary_losses_by_layer=(
-            {name: layers for name, layers in by_layer.items() if layers is not None}
-            if run.config.experts.moe_per_layer_logging
-            else None
-        ),
+        auxiliary_losses_by_layer=_logged_by_layer(run, by_layer),
         grad_norm=result.grad_norm,
         param_norm=param_norm,
         num_zeros_in_grad=result.num_zeros_in_grad,
@@ -188,6 +184,13 @@ def _auxiliary_losses(run: Run, gathered: Gathered) -> dict[str, list[float] | N
         name: [sum(gathered[f"{name} {layer}"]) for layer in layers] if has_loss[name] else None
         for name in LOGGED
     }
+
+
+def _logged_by_layer(run: Run, by_layer: Mapping[str, list[float] | None]) -> dict[str, list[float]] | None:
+    """Of the losses that the run has; None without --moe-per-layer-logging."""
+    if not run.config.experts.moe_per_layer_logging:
+        return None
+    return {name: layers for name, layers in by_layer.items() if layers is not None}
 
 
 def _by_stage(run: Run, gathered: Gathered) -> list[int]:
