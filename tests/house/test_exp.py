@@ -48,7 +48,8 @@ def test_a_second_run_only_trains(tmp_path: Path) -> None:
     assert {"config.json", "metrics.jsonl", "train.log"} <= {
         each.name for each in (folder / "my run").iterdir()
     }
-    second = run_exp(folder, "--train-iters", "1", RUN_DIR="again", SCHEDULE="1f1b")
+    two = {"PP_SIZE": "2", "GPUS_PER_NODE": "2"}
+    second = run_exp(folder, "--train-iters", "1", RUN_DIR="again", SCHEDULE="1f1b", **two)
     assert "exit status 0" in second, second
     assert "trained  1 steps" in second, "flags on the command line win"
     for name in ("sample corpus", "tokenizer", "token files"):
