@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent ends."""
 
 _adopted: Callable[[Any], Any] | None = None
 
@@ -32,6 +37,8 @@ def map_in_forks(function: Callable[[int], Result], arguments: Sequence[int]) ->
 
 def _adopt(function: Callable[[Any], Any]) -> None:
     global _adopted
+    # One whose parent was killed would wait for work for ever.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _adopted = function
 
 
