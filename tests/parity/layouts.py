@@ -115,7 +115,7 @@ def whole_tensors(
 def _gather_reduced_shards(trained: Trained) -> None:
     """Every replica's own part of the reduced gradients, to all of them."""
     for part in trained.parts:
-        for buffer in part.buffers:
+        for buffer in [*part.buffers, *part.expert_parallel_buffers]:
             for bucket in buffer.buckets:
                 replicas = buffer.data_parallel_group
                 own = bucket.grad_data.view(replicas.size(), -1)[replicas.rank()].clone()

@@ -41,9 +41,8 @@ def draw_model(random: Random) -> str:
             f"--seq-length {SEQ_LENGTH} --global-batch-size {random.choice([8, 16])}",
             f"--micro-batch-size {random.choice([1, 2])}",
             f"--normalization {random.choice(['LayerNorm', 'RMSNorm'])}",
-            random.choice(
-                ["", "--swiglu", "--quick-geglu --activation-func-clamp-value 1", "--squared-relu"]
-            ),
+            # No clamped gates: float32's rounding crosses the kink of a clamp now and then.
+            random.choice(["", "--swiglu", "--quick-geglu", "--squared-relu"]),
             random.choice(["", "--qk-layernorm", "--qk-l2-norm"]),
             f"--position-embedding-type {random.choice(['rope', 'learned_absolute', 'none'])}",
             random.choice(["", "--rotary-interleaved --use-rope-scaling", "--no-rope-freq 2"]),
