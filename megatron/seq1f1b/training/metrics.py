@@ -109,20 +109,7 @@ def gather(
     param_norm: float | None = None,
 ) -> StepMetrics:
     """The step's metrics, equal on every process but for the counts over steps; one collective."""
-    is_counted = parallel_state.get_tensor_model_parallel_rank() == 0
-    gathered = _all_gather(
-        {
-            "loss_sum": result.loss_sum if is_counted else 0.0,
-            "num_loss_tokens": result.num_loss_tokens if is_counted else 0.0,
-            "step_seconds": step_seconds,
-            "forward_backward_seconds": result.forward_backward_seconds,
-            "optimizer_seconds": result.optimizer_seconds,
-            "data_wait_seconds": result.data_wait_seconds,
-            **_own_auxiliary_losses(run, result),
-            "stage": parallel_state.get_pipeline_model_parallel_rank(),
-            "peak_memory_bytes": _peak_memory_bytes(),
-        }
-    )
+    gathered = _all_gather(_own(run, result, step_seconds))
     seconds = max(gathered["step_seconds"])
     seq_length, consumed = run.config.training.seq_length, run.layout.batch_sizes.consumed_after
     batch = consumed(iteration) - consumed(iteration - 1)
@@ -167,6 +154,22 @@ def _own_auxiliary_losses(run: Run, result: StepResult) -> dict[str, float]:
         f"{name} {layer}": loss
         for name in LOGGED
         for layer, loss in enumerate(result.auxiliary_losses.get(name, nothing))
+    }
+
+
+def _own(run: Run, result: StepResult, step_seconds: float) -> dict[str, float]:
+    """This process's figures; tensor-parallel ranks have the same losses, and one counts."""
+    is_counted = parallel_state.get_tensor_model_parallel_rank() == 0
+    return {
+        "loss_sum": result.loss_sum if is_counted else 0.0,
+        "num_loss_tokens": result.num_loss_tokens if is_counted else 0.0,
+        "step_seconds": step_seconds,
+        "forward_backward_seconds": result.forward_backward_seconds,
+        "optimizer_seconds": result.optimizer_seconds,
+        "data_wait_seconds": result.data_wait_seconds,
+        **_own_auxiliary_losses(run, result),
+        "stage": parallel_state.get_pipeline_model_parallel_rank(),
+        "peak_memory_bytes": _peak_memory_bytes(),
     }
 
 
