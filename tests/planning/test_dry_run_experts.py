@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.planning.test_dry_run import LLAMA, MORE, SHARDED, ZERO_BUBBLE, check, stages
@@ -52,3 +54,13 @@ def test_layouts_and_routing(world_size: int, flags: tuple[str, ...]) -> None:
     # Dispatchers keep a little of the last microbatch, which shows where little else is kept.
     remade = 0.07 if "full" in flags else None
     check(stages(world_size, *LLAMA, *EXPERTS, *flags), within=0.05, at_actions=remade)
+
+
+@pytest.mark.slow
+def test_one_processor_plays_all_stages() -> None:
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(everywhere)})
+    try:
+        check(stages(2, *LLAMA, *EXPERTS, *WIDE), within=0.05, at_actions=None)
+    finally:
+        os.sched_setaffinity(0, everywhere)

@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler, get_moe_layer_wise_logging_tracker
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -51,7 +52,13 @@ def fake_rank(
             expert_model_parallel_size=expert_parallel_size,
             create_gloo_process_groups=False,
         )
-        with FakeTensorMode() as mode, _unforked_random_states(), _replaced_parameters(), _uncopied():
+        with (
+            FakeTensorMode() as mode,
+            _unforked_random_states(),
+            _replaced_parameters(),
+            _uncopied(),
+            _own_auxiliary_losses(),
+        ):
             yield mode
     finally:
         parallel_state.destroy_model_parallel()
@@ -106,6 +113,16 @@ def _replaced_parameters() -> Iterator[None]:
 def _uncopied() -> contextlib.AbstractContextManager[object]:
     """Copying a fake storage, as a recomputed norm does, would keep both alive and copy nothing."""
     return mock.patch.object(torch.UntypedStorage, "copy_", lambda storage, source: storage)
+
+
+@contextlib.contextmanager
+def _own_auxiliary_losses() -> Iterator[None]:
+    """Megatron-Core keeps tensors of experts' losses in globals; the next stage's mode cannot use them."""
+    with (
+        mock.patch.object(MoEAuxLossAutoScaler, "main_loss_backward_scale", None),
+        mock.patch.dict(get_moe_layer_wise_logging_tracker(), clear=True),
+    ):
+        yield
 
 
 def zeros_like_tokens(batch: int, seq_length: int) -> dict[str, torch.Tensor]:
