@@ -9,6 +9,8 @@ from megatron.seq1f1b.errors import ConfigurationError
 from tests.config.flags import words
 
 FOUR = "--num-experts 4 --disable-bias-linear"
+WHOLE = "--pipeline-schedule 1f1b --pipe-sp-splits 1"
+TP2 = "--tensor-model-parallel-size 2 --sequence-parallel"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,10 @@ FOUR = "--num-experts 4 --disable-bias-linear"
         (f"{FOUR} --expert-model-parallel-size 3", "4 is not divisible"),
         (f"{FOUR} --expert-model-parallel-size 4", "among the 2 data-parallel processes"),
         (f"{FOUR} --moe-apply-probs-on-input", "needs --moe-router-topk 1, and it is 2"),
+        (
+            f"{FOUR} {TP2} --calculate-per-token-loss --moe-z-loss-coeff 0.1 {WHOLE}",
+            "1/2 of their weight; use --pipeline-schedule seq1f1b",
+        ),
         (f"{FOUR} --moe-shared-expert-gate", "needs --moe-shared-expert-intermediate-size"),
         (f"{FOUR} --tensor-model-parallel-size 2", "needs --sequence-parallel"),
         (

@@ -9,7 +9,6 @@ LAYERS = 8
 HEADS = 4
 EXPERTS = "--num-experts 4 --moe-ffn-hidden-size 24 --disable-bias-linear --moe-aux-loss-coeff 0.1"
 PER_TOKEN = "--calculate-per-token-loss"
-"""Not with experts: Megatron-Core weighs their auxiliary losses differently under tensor parallelism then."""
 
 
 def draw_model(random: Random) -> str:

@@ -23,6 +23,7 @@ BY_BIAS = (
     "--moe-router-score-function sigmoid --moe-shared-expert-intermediate-size 16 "
     "--moe-router-num-groups 2 --moe-router-group-topk 1"
 )
+PER_TOKEN = f"{BALANCED} --calculate-per-token-loss"
 GELU = "--no-swiglu --moe-router-topk 1 --moe-router-pre-softmax"
 GATED = (
     "--moe-shared-expert-intermediate-size 16 --moe-shared-expert-gate --moe-apply-probs-on-input "
@@ -104,5 +105,8 @@ def test_tensor_and_expert_parallelism() -> None:
         (GATED, f"{PP2} {TP2} {SEQ1F1B} 4 {FULL}"),
         (BALANCED, f"{PP2} {EP2} {SEQ1F1B} 4 {ALL_TO_ALL}"),
         (BALANCED, f"{PP2} {EP2} {ZERO_BUBBLE} 4 --overlap-grad-reduce"),
+        (PER_TOKEN, f"{PP2} {TP2} {SEQ1F1B} 1"),
+        (PER_TOKEN, f"{PP2} {TP2} {SEQ1F1B} 4"),
+        (PER_TOKEN, f"{PP2} {EP2} {SEQ1F1B} 4 {ALL_TO_ALL}"),
         (BALANCED, f"{TP2} {EP2} {SEQ1F1B} 4 {ALL_TO_ALL} {MOE} layernorm"),
     )

@@ -27,6 +27,7 @@ from megatron.seq1f1b.config.query_groups import check_query_groups
 from megatron.seq1f1b.config.ranges import check_ranges
 from megatron.seq1f1b.config.recompute import recompute_of
 from megatron.seq1f1b.config.stages import layers_of_virtual_stages
+from megatron.seq1f1b.config.upstream_schedules import check_upstream_schedule
 from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.schedule import check_schedule
 
@@ -264,12 +265,8 @@ def _check_schedule(config: Config, layout: Layout) -> None:
             )
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} ({_asked(config)})") from None
-    if layout.uses_upstream_schedule and config.data.reset_attention_mask:
-        chunked = "seq1f1b" if layout.num_virtual_stages == 1 else "seq1f1b-interleaved"
-        raise ConfigurationError(
-            f"--reset-attention-mask needs to tell attention where documents start, which schedule "
-            f"{layout.schedule} of Megatron-Core cannot; use --pipeline-schedule {chunked}, also with 1 chunk"
-        )
+    if layout.uses_upstream_schedule:
+        check_upstream_schedule(config, schedule=layout.schedule)
     if layout.schedule in UPSTREAM_SCHEDULES[1:] and layout.num_virtual_stages == 1:
         raise ConfigurationError(
             f"--pipeline-schedule {layout.schedule} needs virtual stages; give "

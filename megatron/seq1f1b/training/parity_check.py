@@ -20,6 +20,7 @@ from megatron.core import parallel_state
 
 from megatron.seq1f1b.config.layout import UPSTREAM_SCHEDULES
 from megatron.seq1f1b.config.options import TrainingOptions
+from megatron.seq1f1b.config.upstream_schedules import check_upstream_schedule
 from megatron.seq1f1b.data.samples import SampleDataset
 from megatron.seq1f1b.errors import ConfigurationError, ParityError
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
@@ -119,9 +120,9 @@ def reference_of(run: Run) -> Run:
 def _serves(name: str, run: Run) -> bool:
     if name == run.layout.schedule and run.config.schedule.pipe_sp_splits == 1:
         return False
-    if name in UPSTREAM_SCHEDULES and run.config.data.reset_attention_mask:
-        return False
     try:
+        if name in UPSTREAM_SCHEDULES:
+            check_upstream_schedule(run.config, schedule=name)
         for size in run.layout.batch_sizes.sizes:
             check_schedule(
                 name,

@@ -10,6 +10,10 @@ chunk, and backwards give each probability the gradient that n_e of the whole mi
 What a router sends back is weighted when its backward runs. Megatron-Core keeps one weight for all
 microbatches (`MoEAuxLossAutoScaler`), which forward sets; with uneven chunks it must be set for each
 backward. That alone makes the z-loss, a mean over tokens, that of the sequence.
+
+Where losses are sums over tokens (`calculate_per_token_loss`), routers multiply theirs by the tokens that
+they see, and Megatron-Core 0.16.1 divides by those of all tensor-parallel ranks: 1/TP of the loss is left.
+The weight makes it whole here; Megatron-Core's own schedules are refused (`config/upstream_schedules.py`).
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ class _Balance:
         """Of the loss by the probability of every expert, "rows experts", a row being a sequence or all."""
         assert len(self._chunks) == self._num_chunks, "forwards of all chunks come before a backward"
         if is_per_token:
-            weight = weight * (self._num_tokens() // self._router.tp_cp_group.size())
+            weight = weight * self._num_tokens()
         return weight * self._coefficient * self._factor() * self._counts()
 
     def log(self) -> None:
@@ -163,8 +167,9 @@ class AuxiliaryLosses:
         weight = torch.ones(1, device=self._routers[0].weight.device)
         if config.grad_scale_func is not None:
             weight = config.grad_scale_func(weight)
-        share = 1.0
-        if not config.calculate_per_token_loss:
+        if config.calculate_per_token_loss:
+            share = self._routers[0].tp_cp_group.size()
+        else:
             weight = weight / self._num_microbatches
             share = chunk.length / self._chunks[-1].stop
         self._weight = weight
