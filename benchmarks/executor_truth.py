@@ -248,13 +248,11 @@ def main() -> None:
     arguments = parser.parse_args()
     plans = plans_of(arguments.stages, arguments.microbatches, sorted({1, arguments.chunks}))
     rounds = run_distributed(measure, arguments.stages, plans, arguments.rounds, timeout_seconds=600.0)[0]
-    by_round = {name: [each.disturbance[name] for each in rounds] for name in rounds[0].disturbance}
-    machine = {
-        name: None if None in shares else round(statistics.median(shares), 4)
-        for name, shares in by_round.items()
-    }
-    latency = statistics.median(each.latency for each in rounds)
-    print(json.dumps({"message_latency_seconds": round(latency, 6), **by_round}), flush=True)
+    machine: dict[str, float | None] = {}
+    for name in rounds[0].disturbance:
+        shares = [each.disturbance[name] for each in rounds]
+        machine[name] = None if None in shares else round(statistics.median(shares), 4)
+    machine["message_latency_seconds"] = round(statistics.median(each.latency for each in rounds), 6)
     for name, plan in plans.items():
         print(json.dumps({**row_of(name, plan, rounds), **machine}), flush=True)
 

@@ -2,17 +2,18 @@
 
     torchrun --standalone --nproc_per_node 4 benchmarks/schedules.py --microbatches 4 --chunks 4
 
-All run in one process group, in turn. F, B, I and W of ours are timed per stage and chunk while
-the schedules run, and each round's means given to the simulator: a step adds its actions up, slow ones
-included. The reference of both ratios is 1F1B: measured it is Megatron-Core's own function,
-simulated it is the plan with times of whole sequences. `kept` is the measured ratio over the
-simulated one, the median over rounds. Megatron-Core's interleaved schedule is measured only.
+All run in one process group, in turn. F, B, I and W are timed per stage and chunk in the very steps that
+are measured, and each step's means given to the simulator: a step adds its actions up, slow ones included.
+The reference of both ratios is Megatron-Core's own 1F1B. `kept` is the measured ratio over the simulated
+one, the median over rounds.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
@@ -22,9 +23,8 @@ from disturbance import Disturbance, median_and_spread
 
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer
+from megatron.seq1f1b.runtime.upstream_timers import ObservedTimers
 from megatron.seq1f1b.schedule import ActionKind, Costs, Plan, simulate
-
-WHOLE = "seq1f1b, one chunk"
 
 
 def costs_of(plan: Plan, seconds: ActionSeconds, boundaries: tuple[int, ...]) -> Costs:
@@ -47,37 +47,44 @@ def costs_of(plan: Plan, seconds: ActionSeconds, boundaries: tuple[int, ...]) ->
 
 
 class Measured:
-    """The steps of one schedule; with ours, what the simulator makes of each one's actions."""
+    """The steps of one schedule, and what the simulator makes of each one's actions."""
 
     def __init__(self, entrant: pipeline.Contestant) -> None:
         self._entrant = entrant
         self._timer = ActionTimer()
-        self.is_ours = isinstance(entrant.forward_backward, ChunkedSchedule)
+        self._plan = entrant.run.compute_plan(entrant.run.layout.num_microbatches, False)
         self.seconds: list[float] = []
         self.simulated: list[float] = []
-        if isinstance(entrant.forward_backward, ChunkedSchedule):
-            entrant.forward_backward.observer = self._timer
-            self._plan = entrant.run.compute_plan(entrant.run.layout.num_microbatches, False)
 
     def step(self) -> None:
         """One more step."""
         self._timer.clear()
-        self.seconds.append(self._entrant.seconds())
-        if self.is_ours:
-            means = self._timer.gathered(statistics.fmean)
-            costs = costs_of(self._plan, means, self._entrant.run.boundaries)
-            self.simulated.append(simulate(self._plan, costs).makespan_seconds)
+        with self._observed():
+            self.seconds.append(self._entrant.seconds())
+        means = self._timer.gathered(statistics.fmean)
+        costs = costs_of(self._plan, means, self._entrant.run.boundaries)
+        self.simulated.append(simulate(self._plan, costs).makespan_seconds)
 
-    def row(self, reference: Measured, simulated_reference: Measured) -> dict[str, object]:
-        """What is printed, beside 1F1B as it is and 1F1B as it is simulated."""
+    @contextmanager
+    def _observed(self) -> Iterator[None]:
+        entrant = self._entrant
+        if isinstance(entrant.forward_backward, ChunkedSchedule):
+            entrant.forward_backward.observer = self._timer
+            yield
+            return
+        entrant.trained.transformer.timers = ObservedTimers(self._timer, self._plan, dist.get_rank())
+        yield
+        entrant.trained.transformer.timers = None
+
+    def row(self, reference: Measured) -> dict[str, object]:
+        """What is printed, beside 1F1B as it is and as it is simulated."""
         measured = pipeline.ratios(reference.seconds, self.seconds)
+        expected = pipeline.ratios(reference.simulated, self.simulated)
         row: dict[str, object] = {"seconds": round(statistics.median(self.seconds), 4)}
         row["ratio"], row["middle_half"] = median_and_spread(measured)
-        if self.is_ours:
-            expected = pipeline.ratios(simulated_reference.simulated, self.simulated)
-            row["simulated_seconds"] = round(statistics.median(self.simulated), 4)
-            row["simulated_ratio"], _ = median_and_spread(expected)
-            row["kept"], row["kept_middle_half"] = median_and_spread(pipeline.ratios(measured, expected))
+        row["simulated_seconds"] = round(statistics.median(self.simulated), 4)
+        row["simulated_ratio"], _ = median_and_spread(expected)
+        row["kept"], row["kept_middle_half"] = median_and_spread(pipeline.ratios(measured, expected))
         return row
 
 
@@ -94,7 +101,7 @@ def main() -> None:
     runs = {
         "1f1b": resolve(schedule="1f1b", chunks=1),
         "interleaved": resolve(schedule="interleaved", chunks=1, extra=virtual),
-        WHOLE: resolve(schedule="seq1f1b", chunks=1),
+        "seq1f1b, one chunk": resolve(schedule="seq1f1b", chunks=1),
         "seq1f1b": resolve(schedule="seq1f1b", chunks=k),
         "seq1f1b-interleaved": resolve(schedule="seq1f1b-interleaved", chunks=k, extra=virtual),
         "seq1f1b-zb": resolve(schedule="seq1f1b-zb", chunks=k),
@@ -109,8 +116,7 @@ def main() -> None:
         machine = disturbance.shares()
         print(json.dumps({"stages": stages, "microbatches": arguments.microbatches, "chunks": k, **machine}))
         for name, each in measured.items():
-            row = each.row(measured["1f1b"], measured[WHOLE])
-            print(f"{name:>20} {json.dumps(row)}", flush=True)
+            print(f"{name:>20} {json.dumps(each.row(measured['1f1b']))}", flush=True)
     dist.destroy_process_group()
 
 
