@@ -32,7 +32,8 @@ from megatron.seq1f1b.partition import partition
 from megatron.seq1f1b.planning.profiled import FittedCosts, fit_costs
 from megatron.seq1f1b.planning.unevenness import Unevenness, expected_seconds, unevenness_of
 from megatron.seq1f1b.runtime.link_times import LinkTimes, time_links
-from megatron.seq1f1b.training.calibrate import TimedCut
+from megatron.seq1f1b.runtime.timer import averaged
+from megatron.seq1f1b.training.calibrate import TimedCut, samples_of
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream.parallel import use_virtual_stages
 
@@ -94,10 +95,13 @@ class Source:
 
         Means, not medians: a step adds its actions up, slow ones included.
         """
-        samples = [sample for cut in self._cuts for sample in cut.samples(statistics.fmean)]
-        whole, cut = (unevenness_of([cut.timed()]) for cut in self._cuts)
-        for each in self._cuts:
-            each.forget()
+        taken = [(cut.boundaries, cut.taken()) for cut in self._cuts]
+        samples = [
+            sample
+            for boundaries, timed in taken
+            for sample in samples_of(boundaries, averaged(timed, statistics.fmean))
+        ]
+        whole, cut = (unevenness_of([timed]) for _, timed in taken)
         return Found(costs=fit_costs(samples), of_whole=whole, of_chunks=cut)
 
 

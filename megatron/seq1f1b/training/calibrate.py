@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,12 +97,10 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
 def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     """Time the stages, fit costs, search boundaries; collective and equal everywhere."""
     timed = [TimedCut(run, boundaries, trained, dataset) for boundaries in cuts(run)]
-    fitted = _fitted(run, timed)
-    # What is typical decides on boundaries; a step adds its actions up, slow ones included.
-    adding_up = _fit(run, timed, statistics.fmean)
-    uneven = unevenness_of([cut.timed() for cut in timed])
+    rounds = _rounds(run, timed)
     for cut in timed:
         cut.close()
+    fitted = _fit(run, rounds, statistics.median)
     plan = run.compute_plan(run.layout.num_microbatches, False)
     choice = best_boundaries(
         fitted,
@@ -112,7 +111,7 @@ def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     boundaries = choice.boundaries if fitted.worst_relative_error <= _WORST_FIT else run.boundaries
     found = Profile(
         boundaries=boundaries,
-        predicted_step_seconds=expected_seconds(plan, adding_up.costs(boundaries), uneven),
+        predicted_step_seconds=statistics.median(_predicted(run, each, boundaries) for each in rounds),
         uniform_boundaries=run.boundaries,
         worst_fit_error=fitted.worst_relative_error,
     )
@@ -121,25 +120,48 @@ def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     return told[0]
 
 
-def _fitted(run: Run, timed: Sequence[TimedCut]) -> FittedCosts:
-    """Costs that fit a few steps of every cut; more steps where the machine is restless."""
+Round = list[tuple[Boundaries, list[TimedActions]]]
+"""A step of every way of cutting: what all processes computed."""
+
+
+def _rounds(run: Run, timed: Sequence[TimedCut]) -> list[Round]:
+    """A few steps of every cut; more steps where the machine is restless."""
     for cut in timed:
         cut.step()
         cut.forget()
-    for number in range(1, _MOST_STEPS + 1):
+    rounds: list[Round] = []
+    while len(rounds) < _MOST_STEPS:
         for cut in timed:
             cut.step()
-        if number < _LEAST_STEPS:
+        rounds.append([(cut.boundaries, cut.taken()) for cut in timed])
+        if len(rounds) < _LEAST_STEPS:
             continue
-        fitted = _fit(run, timed, statistics.median)
-        if fitted.worst_relative_error <= _GOOD_FIT:
+        if _fit(run, rounds, statistics.median).worst_relative_error <= _GOOD_FIT:
             break
-    return fitted
+    return rounds
 
 
-def _fit(run: Run, timed: Sequence[TimedCut], average: Average) -> FittedCosts:
-    samples = [sample for cut in timed for sample in cut.samples(average)]
+def _fit(run: Run, rounds: Sequence[Round], average: Average) -> FittedCosts:
+    together: dict[Boundaries, list[TimedActions]] = defaultdict(list)
+    for each in rounds:
+        for boundaries, timed in each:
+            together[boundaries] += timed
+    samples = [
+        sample
+        for boundaries, timed in together.items()
+        for sample in samples_of(boundaries, averaged(timed, average))
+    ]
     return fit_costs(samples, window=run.dimensions.window)
+
+
+def _predicted(run: Run, once: Round, boundaries: Boundaries) -> float:
+    """The step to expect, had the machine always been as in one round.
+
+    A step adds its actions up, slow ones included: means, where medians decide on boundaries.
+    """
+    plan = run.compute_plan(run.layout.num_microbatches, False)
+    costs = _fit(run, [once], statistics.fmean).costs(boundaries)
+    return expected_seconds(plan, costs, unevenness_of(timed for _, timed in once))
 
 
 def cuts(run: Run) -> list[Boundaries]:
@@ -160,6 +182,7 @@ class TimedCut:
     """
 
     def __init__(self, run: Run, boundaries: Boundaries, trained: Trained, dataset: SampleDataset) -> None:
+        self.boundaries = boundaries
         self._run = dataclasses.replace(run, boundaries=boundaries)
         self._trained = trained
         self._dataset = dataset
@@ -179,13 +202,11 @@ class TimedCut:
         """Drop what was timed so far."""
         self._timer.clear()
 
-    def samples(self, average: Average) -> list[Sample]:
-        """What every chunk cost every virtual stage since the last `forget`; collective."""
-        return _samples(self._run.boundaries, averaged(self.timed(), average))
-
-    def timed(self) -> list[TimedActions]:
-        """What every process has computed since the last `forget`; collective."""
-        return self._timer.everyone()
+    def taken(self) -> list[TimedActions]:
+        """What every process has computed since the last time, or since `forget`; collective."""
+        timed = self._timer.everyone()
+        self._timer.clear()
+        return timed
 
     def close(self) -> None:
         """Give the connections back; collective."""
@@ -201,7 +222,8 @@ def _batch_size(run: Run) -> int:
     return layout.global_batch_size // layout.num_microbatches * microbatches
 
 
-def _samples(boundaries: Boundaries, seconds: ActionSeconds) -> list[Sample]:
+def samples_of(boundaries: Boundaries, seconds: ActionSeconds) -> list[Sample]:
+    """What every chunk cost every virtual stage."""
     chunks = chunks_from(boundaries)
     samples = []
     for (kind, virtual_stage, index), forward in seconds.items():
