@@ -29,11 +29,10 @@ import torch.distributed as dist
 from disturbance import Disturbance, median_and_spread
 
 from megatron.seq1f1b.partition import partition
-from megatron.seq1f1b.planning.profiled import FittedCosts, fit_costs
+from megatron.seq1f1b.planning.profiled import FittedCosts
 from megatron.seq1f1b.planning.unevenness import Unevenness, expected_seconds, unevenness_of
 from megatron.seq1f1b.runtime.link_times import LinkTimes, time_links
-from megatron.seq1f1b.runtime.timer import averaged
-from megatron.seq1f1b.training.calibrate import TimedCut, samples_of
+from megatron.seq1f1b.training.calibrate import TimedCut, fit_rounds
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.upstream.parallel import use_virtual_stages
 
@@ -96,13 +95,8 @@ class Source:
         Means, not medians: a step adds its actions up, slow ones included.
         """
         taken = [(cut.boundaries, cut.taken()) for cut in self._cuts]
-        samples = [
-            sample
-            for boundaries, timed in taken
-            for sample in samples_of(boundaries, averaged(timed, statistics.fmean))
-        ]
         whole, cut = (unevenness_of([timed]) for _, timed in taken)
-        return Found(costs=fit_costs(samples), of_whole=whole, of_chunks=cut)
+        return Found(costs=fit_rounds([taken], statistics.fmean), of_whole=whole, of_chunks=cut)
 
 
 def first_link(*num_bytes: int) -> LinkTimes:

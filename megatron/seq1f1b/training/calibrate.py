@@ -22,13 +22,13 @@ import torch.distributed as dist
 
 from megatron.seq1f1b.chunk import Boundaries, chunks_from
 from megatron.seq1f1b.data.samples import SampleDataset
-from megatron.seq1f1b.partition import PROFILED, partition
+from megatron.seq1f1b.partition import PROFILED, Window, partition
 from megatron.seq1f1b.planning.boundaries import best_boundaries
 from megatron.seq1f1b.planning.profiled import FittedCosts, Sample, fit_costs
 from megatron.seq1f1b.planning.unevenness import expected_seconds, unevenness_of
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer, Average, TimedActions, averaged
-from megatron.seq1f1b.schedule import ActionKind
+from megatron.seq1f1b.schedule import ActionKind, Plan
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run, boundary_multiple
@@ -97,10 +97,9 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
 def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     """Time the stages, fit costs, search boundaries; collective and equal everywhere."""
     timed = [TimedCut(run, boundaries, trained, dataset) for boundaries in cuts(run)]
-    rounds = _rounds(run, timed)
+    rounds, fitted = _fitting_rounds(run, timed)
     for cut in timed:
         cut.close()
-    fitted = _fit(run, rounds, statistics.median)
     plan = run.compute_plan(run.layout.num_microbatches, False)
     choice = best_boundaries(
         fitted,
@@ -111,7 +110,9 @@ def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     boundaries = choice.boundaries if fitted.worst_relative_error <= _WORST_FIT else run.boundaries
     found = Profile(
         boundaries=boundaries,
-        predicted_step_seconds=statistics.median(_predicted(run, each, boundaries) for each in rounds),
+        predicted_step_seconds=statistics.median(
+            _predicted(plan, each, boundaries, run.dimensions.window) for each in rounds
+        ),
         uniform_boundaries=run.boundaries,
         worst_fit_error=fitted.worst_relative_error,
     )
@@ -124,8 +125,8 @@ Round = list[tuple[Boundaries, list[TimedActions]]]
 """A step of every way of cutting: what all processes computed."""
 
 
-def _rounds(run: Run, timed: Sequence[TimedCut]) -> list[Round]:
-    """A few steps of every cut; more steps where the machine is restless."""
+def _fitting_rounds(run: Run, timed: Sequence[TimedCut]) -> tuple[list[Round], FittedCosts]:
+    """A few steps of every cut, and costs that fit them; more steps where the machine is restless."""
     for cut in timed:
         cut.step()
         cut.forget()
@@ -136,12 +137,14 @@ def _rounds(run: Run, timed: Sequence[TimedCut]) -> list[Round]:
         rounds.append([(cut.boundaries, cut.taken()) for cut in timed])
         if len(rounds) < _LEAST_STEPS:
             continue
-        if _fit(run, rounds, statistics.median).worst_relative_error <= _GOOD_FIT:
+        fitted = fit_rounds(rounds, statistics.median, window=run.dimensions.window)
+        if fitted.worst_relative_error <= _GOOD_FIT:
             break
-    return rounds
+    return rounds, fitted
 
 
-def _fit(run: Run, rounds: Sequence[Round], average: Average) -> FittedCosts:
+def fit_rounds(rounds: Sequence[Round], average: Average, *, window: Window | None = None) -> FittedCosts:
+    """Costs that fit an average of every action over all rounds, under a window of attention."""
     together: dict[Boundaries, list[TimedActions]] = defaultdict(list)
     for each in rounds:
         for boundaries, timed in each:
@@ -149,18 +152,17 @@ def _fit(run: Run, rounds: Sequence[Round], average: Average) -> FittedCosts:
     samples = [
         sample
         for boundaries, timed in together.items()
-        for sample in samples_of(boundaries, averaged(timed, average))
+        for sample in _samples(boundaries, averaged(timed, average))
     ]
-    return fit_costs(samples, window=run.dimensions.window)
+    return fit_costs(samples, window=window)
 
 
-def _predicted(run: Run, once: Round, boundaries: Boundaries) -> float:
+def _predicted(plan: Plan, once: Round, boundaries: Boundaries, window: Window | None) -> float:
     """The step to expect, had the machine always been as in one round.
 
     A step adds its actions up, slow ones included: means, where medians decide on boundaries.
     """
-    plan = run.compute_plan(run.layout.num_microbatches, False)
-    costs = _fit(run, [once], statistics.fmean).costs(boundaries)
+    costs = fit_rounds([once], statistics.fmean, window=window).costs(boundaries)
     return expected_seconds(plan, costs, unevenness_of(timed for _, timed in once))
 
 
@@ -222,8 +224,7 @@ def _batch_size(run: Run) -> int:
     return layout.global_batch_size // layout.num_microbatches * microbatches
 
 
-def samples_of(boundaries: Boundaries, seconds: ActionSeconds) -> list[Sample]:
-    """What every chunk cost every virtual stage."""
+def _samples(boundaries: Boundaries, seconds: ActionSeconds) -> list[Sample]:
     chunks = chunks_from(boundaries)
     samples = []
     for (kind, virtual_stage, index), forward in seconds.items():
