@@ -146,6 +146,7 @@ def _patch_collectives() -> None:
     def gather_parts(
         parts: list[torch.Tensor], own: torch.Tensor, group: dist.ProcessGroup | None = None, **options: bool
     ) -> object:
+        """Stands in for `all_gather`: each process sends its part to the others."""
         if options or len({part.shape for part in parts}) == 1:
             return gather(parts, own, group=group, **options)
         parts[dist.get_rank(group)].copy_(own)
@@ -160,6 +161,7 @@ def _patch_collectives() -> None:
         group: dist.ProcessGroup | None = None,
         **options: bool,
     ) -> object:
+        """Stands in for `reduce_scatter`: each part is reduced where it stays."""
         if options or len({part.shape for part in parts}) == 1:
             return reduce_scatter(own, parts, op, group, **options)
         for target, part in enumerate(parts):
