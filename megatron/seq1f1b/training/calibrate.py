@@ -3,8 +3,10 @@
 Before the first step the real stages run a few steps of the real schedule with the sequence cut in
 two different ways, of as many microbatches as fill the pipeline. The times of its actions, at as many
 lengths and prefixes, fit a cost model per virtual stage; the boundaries are those with the shortest
-simulated step of the full batch. What was found is kept in the run's folder, and used again by a run
-of the same shape.
+simulated step of the full batch. They are timed as well before they are taken, and taken only if the
+costs of every single step say that they gain: a difference that measurements cannot tell is none, and
+`uniform_comp` stays. What was found is kept in the run's folder, and used again by a run of the same
+shape.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from megatron.seq1f1b.planning.profiled import FittedCosts, Sample, fit_costs
 from megatron.seq1f1b.planning.unevenness import expected_seconds, unevenness_of
 from megatron.seq1f1b.runtime.chunked_schedule import ChunkedSchedule
 from megatron.seq1f1b.runtime.timer import ActionSeconds, ActionTimer, Average, TimedActions, averaged
-from megatron.seq1f1b.schedule import ActionKind, Plan
+from megatron.seq1f1b.schedule import ActionKind, Plan, simulate
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run, boundary_multiple
@@ -37,10 +39,14 @@ from megatron.seq1f1b.training.steps import data_iterators, gradients, make_forw
 PROFILE_FILE = "profile.json"
 _LEAST_STEPS, _MOST_STEPS = 2, 6
 """Timed steps of each way of cutting, after one that is not timed."""
+_LONG_SECONDS = 20.0
+"""Of timed steps, after which no more than the least are taken."""
 _GOOD_FIT = 0.1
 """No more steps are timed once every action lies so near to the fitted costs: the machine is quiet."""
 _WORST_FIT = 0.5
 """Costs that an action misses by more say nothing of the stages; `uniform_comp` is kept then."""
+_LEAST_GAIN = 0.01
+"""Of the simulated step, by the costs of every single round: less is not told from none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +60,17 @@ class Profile:
     """What `uniform_comp` would have cut."""
     worst_fit_error: float
     """Largest relative difference of a measured action from the fitted costs."""
+    least_gain: float
+    """What the shortest simulated step saves of `uniform_comp`'s, by the round that says least."""
 
     @property
-    def is_trusted(self) -> bool:
-        """Whether boundaries were chosen by the costs, or `uniform_comp` kept for want of good ones."""
-        return self.worst_fit_error <= _WORST_FIT
+    def reason(self) -> str:
+        """Why these are the boundaries."""
+        if self.worst_fit_error > _WORST_FIT:
+            return "of even FLOPs, the machine being too restless to measure better ones"
+        if self.least_gain < _LEAST_GAIN:
+            return "of even FLOPs: measured times know none that are shorter by what measurements can tell"
+        return f"from measured stages, for a step at least {self.least_gain:.1%} shorter than with even FLOPs"
 
 
 def profiled(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path) -> Run:
@@ -66,10 +78,9 @@ def profiled(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path) 
     if run.config.schedule.pipe_sp_strategy != PROFILED or len(run.boundaries) == 2:
         return run
     profile = calibrate(run, trained, dataset, run_dir)
-    source = "from measured stages" if profile.is_trusted else "of even FLOPs, the machine being too restless"
     say(
-        f"chunk boundaries {source}: every action within {profile.worst_fit_error:.0%} of its fitted cost, "
-        f"a step predicted to take {profile.predicted_step_seconds:.3f} s"
+        f"chunk boundaries {profile.reason}; every action within {profile.worst_fit_error:.0%} of its fitted "
+        f"cost, a step predicted to take {profile.predicted_step_seconds:.3f} s"
     )
     return dataclasses.replace(
         run,
@@ -96,29 +107,49 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
 
 def measure(run: Run, trained: Trained, dataset: SampleDataset) -> Profile:
     """Time the stages, fit costs, search boundaries; collective and equal everywhere."""
-    timed = [TimedCut(run, boundaries, trained, dataset) for boundaries in cuts(run)]
+    found = _profile(run, cuts(run), trained, dataset)
+    if found.boundaries != run.boundaries:
+        # Fitted costs know least of chunks unlike those that were timed: these are timed as well.
+        found = _profile(run, [run.boundaries, found.boundaries], trained, dataset)
+    return found
+
+
+def _profile(run: Run, ways: Sequence[Boundaries], trained: Trained, dataset: SampleDataset) -> Profile:
+    """What steps with sequences cut in some ways say; collective and equal everywhere."""
+    timed = [TimedCut(run, boundaries, trained, dataset) for boundaries in ways]
     rounds, fitted = _fitting_rounds(run, timed)
     for cut in timed:
         cut.close()
+    window = run.dimensions.window
     plan = run.compute_plan(run.layout.num_microbatches, False)
-    choice = best_boundaries(
+    best = best_boundaries(
         fitted,
         plan,
         seq_length=run.config.training.seq_length,
         multiple_of=boundary_multiple(run.config),
-    )
-    boundaries = choice.boundaries if fitted.worst_relative_error <= _WORST_FIT else run.boundaries
+    ).boundaries
+    of_rounds = [fit_rounds([each], statistics.fmean, window=window) for each in rounds]
+    least_gain = min(_gain(plan, costs, run.boundaries, best) for costs in of_rounds)
+    is_better = fitted.worst_relative_error <= _WORST_FIT and least_gain >= _LEAST_GAIN
+    boundaries = best if is_better else run.boundaries
     found = Profile(
         boundaries=boundaries,
         predicted_step_seconds=statistics.median(
-            _predicted(plan, each, boundaries, run.dimensions.window) for each in rounds
+            _predicted(plan, costs, each, boundaries) for costs, each in zip(of_rounds, rounds, strict=True)
         ),
         uniform_boundaries=run.boundaries,
         worst_fit_error=fitted.worst_relative_error,
+        least_gain=least_gain,
     )
     told = [found]
     dist.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def _gain(plan: Plan, fitted: FittedCosts, before: Boundaries, after: Boundaries) -> float:
+    """The share of a simulated step that other boundaries save."""
+    seconds = [simulate(plan, fitted.costs(each)).makespan_seconds for each in (before, after)]
+    return 1.0 - seconds[1] / seconds[0]
 
 
 Round = list[tuple[Boundaries, list[TimedActions]]]
@@ -138,9 +169,18 @@ def _fitting_rounds(run: Run, timed: Sequence[TimedCut]) -> tuple[list[Round], F
         if len(rounds) < _LEAST_STEPS:
             continue
         fitted = fit_rounds(rounds, statistics.median, window=run.dimensions.window)
-        if fitted.worst_relative_error <= _GOOD_FIT:
+        if fitted.worst_relative_error <= _GOOD_FIT or _computed_seconds(rounds) > _LONG_SECONDS:
             break
     return rounds, fitted
+
+
+def _computed_seconds(rounds: Sequence[Round]) -> float:
+    """Of the busiest process in every step; the same number on all of them."""
+    return sum(
+        max(sum(seconds for _, seconds in timed) for timed in everyone)
+        for each in rounds
+        for _, everyone in each
+    )
 
 
 def fit_rounds(rounds: Sequence[Round], average: Average, *, window: Window | None = None) -> FittedCosts:
@@ -157,13 +197,12 @@ def fit_rounds(rounds: Sequence[Round], average: Average, *, window: Window | No
     return fit_costs(samples, window=window)
 
 
-def _predicted(plan: Plan, once: Round, boundaries: Boundaries, window: Window | None) -> float:
-    """The step to expect, had the machine always been as in one round.
+def _predicted(plan: Plan, fitted: FittedCosts, once: Round, boundaries: Boundaries) -> float:
+    """The step to expect, had the machine always been as in one round, whose costs are given.
 
     A step adds its actions up, slow ones included: means, where medians decide on boundaries.
     """
-    costs = fit_rounds([once], statistics.fmean, window=window).costs(boundaries)
-    return expected_seconds(plan, costs, unevenness_of(timed for _, timed in once))
+    return expected_seconds(plan, fitted.costs(boundaries), unevenness_of(timed for _, timed in once))
 
 
 def cuts(run: Run) -> list[Boundaries]:
