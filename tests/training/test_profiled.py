@@ -1,9 +1,15 @@
-"""`profiled` boundaries: every schedule measures its uneven stages once, and compares its prediction."""
+"""`profiled` boundaries: every schedule measures its uneven stages once, and compares its prediction.
+
+What is decided by times is tested with a machine of known times.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -11,6 +17,9 @@ from megatron.core import parallel_state
 
 from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.config import parse_arguments
+from megatron.seq1f1b.planning.profiled import CostLine, FittedCosts, StageCosts
+from megatron.seq1f1b.runtime.timer import TimedActions
+from megatron.seq1f1b.schedule import ActionKind, make_plan, simulate
 from megatron.seq1f1b.training import calibrate, loop
 from megatron.seq1f1b.training.build import build
 from megatron.seq1f1b.training.datasets import read_data
@@ -63,3 +72,98 @@ def test_a_profile_that_was_cut_off_is_measured_again(tmp_path: Path) -> None:
     (first, second), said = run_distributed(profiled_twice, 2, str(tmp_path), LAYOUTS[0])[0]
     assert first == second
     assert sum("measuring the stages" in line for line in said) == 1
+
+
+def known_costs(*, head: float) -> FittedCosts:
+    """Four stages alike but for a head per token on the last."""
+
+    def line(stage: int, factor: float) -> CostLine:
+        per_token = 6e-5 + (head if stage == 3 else 0.0)
+        return CostLine(
+            constant_seconds=5e-3 * factor,
+            seconds_per_token=per_token * factor,
+            seconds_per_pair=4e-8 * factor,
+        )
+
+    stages = tuple(
+        StageCosts(forward=line(stage, 1.0), backward=line(stage, 2.0), weight_grad=line(stage, 1.0))
+        for stage in range(4)
+    )
+    return FittedCosts(stages=stages, worst_relative_error=0.0)
+
+
+class KnownCut:
+    """A `TimedCut` of stages whose costs are known, each action as uneven as told."""
+
+    def __init__(self, costs: FittedCosts, noise: float, boundaries: Boundaries) -> None:
+        self.boundaries = boundaries
+        self._costs = costs.costs(boundaries)
+        self._factor = functools.partial(random.Random(str(boundaries)).uniform, 1.0 - noise, 1.0 + noise)
+
+    def step(self) -> None: ...
+
+    def forget(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def taken(self) -> list[TimedActions]:
+        tables = {ActionKind.F: self._costs.forward_seconds, ActionKind.B: self._costs.backward_seconds}
+        return [
+            [
+                ((kind, stage, chunk), seconds * self._factor())
+                for kind, table in tables.items()
+                for chunk, seconds in enumerate(table[stage])
+            ]
+            for stage in range(4)
+        ]
+
+
+def measured(
+    costs: FittedCosts, noise: float, patch: pytest.MonkeyPatch
+) -> tuple[calibrate.Profile, list[Boundaries]]:
+    """The profile of a run on such stages, and which boundaries were timed."""
+    flags = (
+        "--num-layers 8 --hidden-size 256 --num-attention-heads 4 --seq-length 2048 --vocab-size 511 "
+        "--micro-batch-size 1 --global-batch-size 1 --train-iters 1 --lr 1e-4 --mock-data "
+        "--tokenizer-type NullTokenizer --position-embedding-type rope "
+        "--pipeline-model-parallel-size 4 --pipe-sp-splits 4 --pipe-sp-strategy profiled"
+    )
+    run = prepare(parse_arguments(flags.split()), world_size=4)
+    timed: list[Boundaries] = []
+
+    def cut(_run: Any, boundaries: Boundaries, _trained: Any, _dataset: Any) -> KnownCut:
+        timed.append(boundaries)
+        return KnownCut(costs, noise, boundaries)
+
+    patch.setattr(calibrate, "TimedCut", cut)
+    patch.setattr(calibrate.dist, "broadcast_object_list", lambda told, src: None)
+    nothing: Any = None
+    return calibrate.measure(run, nothing, nothing), timed
+
+
+def test_a_heavy_head_moves_the_boundaries_and_the_new_ones_are_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    costs = known_costs(head=5e-4)
+    profile, timed = measured(costs, 0.03, monkeypatch)
+    plan = make_plan("seq1f1b", stages=4, microbatches=1, chunks=4)
+    before, after = (
+        simulate(plan, costs.costs(boundaries)).makespan_seconds
+        for boundaries in (profile.uniform_boundaries, profile.boundaries)
+    )
+    assert 1.0 - after / before > 0.05
+    assert profile.least_gain == pytest.approx(1.0 - after / before, abs=0.03)
+    assert "at least" in profile.reason
+    assert len(timed) == 4
+    assert timed[2] == profile.uniform_boundaries
+    assert timed[3] not in timed[:3], "the choice itself"
+
+
+@pytest.mark.parametrize(("noise", "reason"), [(0.03, "do not save 1%"), (0.9, "too restless")])
+def test_what_measurements_cannot_tell_leaves_even_flops(
+    noise: float, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile, timed = measured(known_costs(head=0.0), noise, monkeypatch)
+    assert profile.boundaries == profile.uniform_boundaries
+    assert reason in profile.reason
+    assert len(timed) == 2, "nothing to look at twice"

@@ -69,7 +69,7 @@ class Profile:
         if self.worst_fit_error > _WORST_FIT:
             return "of even FLOPs, the machine being too restless to measure better ones"
         if self.least_gain < _LEAST_GAIN:
-            return "of even FLOPs: measured times know none that are shorter by what measurements can tell"
+            return f"of even FLOPs: others do not save {_LEAST_GAIN:.0%} of the step by every measurement"
         return f"from measured stages, for a step at least {self.least_gain:.1%} shorter than with even FLOPs"
 
 
