@@ -10,6 +10,7 @@ import pytest
 
 from tests.house.commands import DOCUMENTS, ROOT, commands_of, flags_of, run_command, workspace
 from tools.make_docs import generated
+from tools.manual.results import Result, section
 
 TINY_MODEL = "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 128"
 TINY_RUN = f"{TINY_MODEL} --global-batch-size 2 --train-iters 2 --log-interval 1 --run-dir run"
@@ -101,6 +102,13 @@ def test_generated_parts_are_what_their_command_makes() -> None:
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]
     assert not stale, "run: python tools/make_docs.py"
+
+
+def test_a_table_of_figures_has_no_blank_cells_and_keeps_lists_apart() -> None:
+    row = {"name": "b", "window": None, "cuts": [[0, 3], [0, 4]]}
+    texts = dict.fromkeys(("name", "title", "says", "command", "machine", "day", "label"), "")
+    made = section(Result(**texts, columns=["name", "window", "cuts"], bars=[], rows=[{"name": "a"}, row]))
+    assert "| a | not measured | not measured |\n| b | none | 0, 3; 0, 4 |" in made
 
 
 def test_options_from_the_files_of_the_manual(tmp_path: Path) -> None:

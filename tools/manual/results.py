@@ -48,7 +48,9 @@ def section(result: Result) -> str:
     """
     columns = result.columns or list(dict.fromkeys(key for row in result.rows for key in row))
     rows = [
-        [_shown(row.get(column)) for column in columns] for row in result.rows if row.keys() & set(columns)
+        [_shown(row[column]) if column in row else "not measured" for column in columns]
+        for row in result.rows
+        if row.keys() & set(columns)
     ]
     lines = [f"### {result.title}", "", *([result.says, ""] if result.says else [])]
     lines += [table([column.replace("_", " ") for column in columns], rows), ""]
@@ -70,10 +72,13 @@ def plot(result: Result) -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_shown, value))
+        has_lists = any(isinstance(each, list | tuple) for each in value)
+        return ("; " if has_lists else ", ").join(map(_shown, value))
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(each)}" for key, each in value.items())
-    return "" if value is None else str(value)
+    return str(value)
