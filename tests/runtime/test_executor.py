@@ -66,8 +66,10 @@ def _new_message(chunk: Chunk) -> torch.Tensor:
     return torch.empty(1, 1)
 
 
-def _run(plan: Plan, rank: int, channels: Channels | None) -> list[str]:
-    program = CountingProgram(plan.num_all_virtual_stages)
+def _run(
+    plan: Plan, rank: int, channels: Channels | None, program: CountingProgram | None = None
+) -> list[str]:
+    program = program or CountingProgram(plan.num_all_virtual_stages)
     executor = Executor(
         plan=plan,
         rank=rank,
@@ -135,6 +137,23 @@ def test_a_step_that_leaves_tensors_names_them() -> None:
     without_last = replace(plan, actions=(plan.actions[0][:-1],))
     with pytest.raises(StepError, match=r"tensors left over.*inputs.*virtual_stage=0.*chunk=0"):
         _run(without_last, 0, None)
+
+
+class FailingProgram(CountingProgram):
+    """Runs out of memory in one forward."""
+
+    def forward(self, unit: Unit, stage_input: torch.Tensor | None) -> torch.Tensor:
+        if unit == Unit(0, 1, 1):
+            raise torch.OutOfMemoryError("no memory left")
+        return super().forward(unit, stage_input)
+
+
+@pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="errors have notes from Python 3.11 on")
+def test_an_error_of_the_model_names_the_action() -> None:
+    plan = make_plan("seq1f1b", stages=1, microbatches=2, chunks=2)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory left") as failure:
+        _run(plan, 0, None, FailingProgram(1))
+    assert failure.value.__notes__ == ["in 0F1.1 on stage 0 of plan seq1f1b"]
 
 
 def wait_for_a_rank_that_dies() -> str:

@@ -142,6 +142,10 @@ class Executor:
             self._methods[action.kind](Unit(action.virtual_stage, action.microbatch, action.chunk))
         except StepError as error:
             raise StepError(f"{action} on stage {self._rank}: {error}") from error
+        except Exception as error:  # of the model, or memory that ran out: its traceback knows no action
+            if hasattr(error, "add_note"):  # from Python 3.11 on
+                error.add_note(f"in {action} on stage {self._rank} of plan {self._plan.name}")
+            raise
 
     # --- compute
 
