@@ -34,7 +34,14 @@ from megatron.seq1f1b.planning.png import to_png
 from megatron.seq1f1b.planning.shown import Shown, show_model, show_units
 from megatron.seq1f1b.planning.timeline import UNBROKEN, draw
 from megatron.seq1f1b.planning.trace import to_trace
-from megatron.seq1f1b.schedule import SCHEDULE_NAMES, Plan, make_plan, plan_from_csv, plan_to_csv
+from megatron.seq1f1b.schedule import (
+    SCHEDULE_NAMES,
+    Plan,
+    is_plan_file,
+    make_plan,
+    plan_from_csv,
+    plan_to_csv,
+)
 from tools.command_line import Parser, end_by_signals, run
 
 FORMATS = ("grid", "csv", "json", "svg", "png", "trace", "html")
@@ -106,7 +113,7 @@ def plans_of(arguments: argparse.Namespace) -> list[Plan]:
 
 
 def _plan_of(arguments: argparse.Namespace, name: str) -> Plan:
-    if name.lower().endswith(".csv"):
+    if is_plan_file(name):
         return _plan_from_file(arguments, Path(name))
     counts = {flag: getattr(arguments, flag) for flag in COUNTS}
     counts["virtual_stages"] = 1 if counts["virtual_stages"] is None else counts["virtual_stages"]

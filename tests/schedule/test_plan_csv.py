@@ -34,6 +34,18 @@ def test_a_timetable_with_gaps_and_remarks_reads_the_same() -> None:
 
 
 @pytest.mark.parametrize(
+    "saved",
+    [
+        GOOD.replace(",", ";"),
+        GOOD.replace(",", "\t"),
+        "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in ["# of, two", *GOOD.split()]),
+    ],
+)
+def test_what_spreadsheets_save_reads_the_same(saved: str) -> None:
+    assert plan_from_csv(saved).actions == plan_from_csv(GOOD).actions
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "has no actions"),
@@ -41,7 +53,11 @@ def test_a_timetable_with_gaps_and_remarks_reads_the_same() -> None:
         ("0F0.0,0F0,0B0.0\n", "line 1, column 2: '0F0' is not an action"),
         ("\n0F0.0,0B0.0\n1F0.0,1X0.0\n", "line 3, column 2: '1X0.0' is not an action"),
         ("0F0.0,0B0.0\n,,\n", "line 2: a pipeline rank without any action"),
-        ("0F0.0,0B0.0\n1F0.0,1B0.0,2F0.0,2B0.0\n", "2 rows .* but 3 virtual stages"),
+        ("0F0.0;0B0.0;" + "x" * 99 + "\n", "line 1, column 3: 'x{40}...' is not an action"),
+        ("0F0.0,2F0.0,2B0.0,0B0.0\n1F0.0,1B0.0\n", "line 2: .*3F0.0: 3F0.0 is missing"),
+        ("0F0.0,0B0.0\n1F0.0,1B0.0,21F0.0,1B0.0\n", "line 2: .*21F0.0: there is no virtual stage 21; the"),
+        (GOOD + GOOD.splitlines()[1], "line 3: .*1F0.0: virtual stage 1 lives on rank 1, not on rank 2"),
+        (GOOD.splitlines()[1], "line 1: .*1F0.0: there is no virtual stage 1; the plan has 1 on 1 ranks"),
         (GOOD.replace("1B0.1,", ""), "line 2: .*1B0.1: 1B0.1 is missing"),
         (GOOD.replace("0B0.1,", "0B0.1,0B0.1,"), "line 1: .*position 3, 0B0.1: it stands at position 2"),
         ("# remark\n" + GOOD.replace("1B0.1,1B0.0", "1B0.0,1B0.1"), "line 3: .*1B0.0: it needs 1B0.1"),
@@ -55,7 +71,8 @@ def test_a_timetable_with_gaps_and_remarks_reads_the_same() -> None:
         ),
         ("0F0.0,0F999999999.0,0B0.0\n", "0F999999999.0: there is no microbatch 999999999; the plan has 1"),
         (GOOD.replace("1F0.1", "1RECV_F9.1,1F0.1"), "line 2: .*1RECV_F9.1: there is no microbatch 9; the"),
-        (GOOD.replace("F0.", "F1."), "line 1: .*0F1.0: there is no microbatch 1; the plan has 1, counted"),
+        (GOOD.replace("F0.", "F1."), "line 1: .*0F0.0: 0F0.0 is missing; 0B0.0 needs it"),
+        ("0F0.0,0B0.0,0B1.0,0F2.0,0B2.0\n", "line 1: .*0F1.0: 0F1.0 is missing; 0B1.0 needs it"),
         ("0F0.0,0B1.0,0F1.0,0B0.0\n1F0.0,1F1.0,1B0.0,1B1.0\n", "0B1.0: it needs 0F1.0"),
         ("0F0.0,0B0.0,0F1.0,0B1.0\n1F0.0,1F1.0,1B0.0,1B1.0\n", "line 1: .*deadlock: rank 0 waits at 0B0.0"),
     ],

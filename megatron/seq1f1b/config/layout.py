@@ -8,6 +8,7 @@ from megatron.seq1f1b.config.activation import Activation
 from megatron.seq1f1b.config.batch_sizes import BatchSizes
 from megatron.seq1f1b.config.learning_rate import LearningRate
 from megatron.seq1f1b.config.recompute import Recompute
+from megatron.seq1f1b.schedule import is_plan_file
 
 UPSTREAM_SCHEDULES = ("1f1b", "interleaved")
 """Schedules that are Megatron-Core's own functions."""
@@ -54,4 +55,4 @@ class Layout:
     @property
     def uses_plan_file(self) -> bool:
         """Whether the schedule is a plan read from a file."""
-        return self.schedule.endswith(".csv")
+        return is_plan_file(self.schedule)

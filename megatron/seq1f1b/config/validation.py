@@ -29,7 +29,7 @@ from megatron.seq1f1b.config.recompute import recompute_of
 from megatron.seq1f1b.config.stages import layers_of_virtual_stages
 from megatron.seq1f1b.config.upstream_schedules import check_upstream_schedule
 from megatron.seq1f1b.errors import ConfigurationError
-from megatron.seq1f1b.schedule import check_schedule
+from megatron.seq1f1b.schedule import check_schedule, is_plan_file
 
 
 def validate(config: Config, *, world_size: int) -> Layout:
@@ -194,7 +194,7 @@ def _schedule(config: Config, num_virtual_stages: int) -> str:
         if is_chunked:
             return "seq1f1b-interleaved" if is_interleaved else "seq1f1b"
         return "interleaved" if is_interleaved else "1f1b"
-    if asked.endswith(".csv") and not Path(asked).is_file():
+    if is_plan_file(asked) and not Path(asked).is_file():
         raise ConfigurationError(f"--pipeline-schedule {asked}: there is no such file")
     return asked
 

@@ -1,12 +1,13 @@
 """The microbatches of one model part, each handed out once for every chunk.
 
 A microbatch is taken from the data iterator when a forward step first asks for it, so a stage whose
-forward step reads nothing takes nothing, and it is forgotten after its last chunk.
+forward step reads nothing takes nothing, and it is forgotten after its last chunk. The n-th batch is
+microbatch n: where a plan starts a later microbatch first, those before it are read ahead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from megatron.seq1f1b.errors import ConfigurationError, DataError, StepError
@@ -20,17 +21,18 @@ class Microbatches:
 
     Args:
         data_iterator: the caller's; None where the part reads no data.
-        num_microbatches: of one step.
+        starts: the microbatches of one step in the order in which the part starts them.
         num_chunks: how often each microbatch is read.
     """
 
     def __init__(
-        self, data_iterator: Iterator[Batch] | None, *, num_microbatches: int, num_chunks: int
+        self, data_iterator: Iterator[Batch] | None, *, starts: Sequence[int], num_chunks: int
     ) -> None:
         self._data_iterator = data_iterator
-        self._num_microbatches = num_microbatches
+        self._starts = starts
         self._num_chunks = num_chunks
         self._open: dict[int, Batch] = {}
+        self._started: set[int] = set()
         self._num_taken = 0
 
     def reader(self, microbatch: int, chunk: int) -> Iterator[Batch] | None:
@@ -45,8 +47,8 @@ class Microbatches:
         return self._read_once(microbatch, chunk)
 
     def _read_once(self, microbatch: int, chunk: int) -> Iterator[Batch]:
-        if microbatch not in self._open:
-            self._take(microbatch)
+        if microbatch not in self._started:
+            self._start(microbatch)
         if chunk == self._num_chunks - 1:
             yield self._open.pop(microbatch)
         else:
@@ -56,18 +58,24 @@ class Microbatches:
             "give each forward step one batch: join what belongs together in the data iterator"
         )
 
-    def _take(self, microbatch: int) -> None:
+    def _start(self, microbatch: int) -> None:
         assert self._data_iterator is not None
-        if microbatch != self._num_taken:
+        due = self._starts[len(self._started)]
+        if microbatch != due:
             raise StepError(
-                f"microbatch {microbatch} is wanted, but the data iterator has delivered "
-                f"{self._num_taken}: a forward step must read a batch for every microbatch or for none"
+                f"microbatch {microbatch} is wanted, but {due}, which starts before it, has not been read: "
+                "a forward step must read a batch for every microbatch or for none"
             )
+        self._started.add(microbatch)
+        while self._num_taken <= microbatch:
+            self._take(self._data_iterator)
+
+    def _take(self, data_iterator: Iterator[Batch]) -> None:
         try:
-            self._open[microbatch] = next(self._data_iterator)
+            self._open[self._num_taken] = next(data_iterator)
         except StopIteration:
             raise DataError(
-                f"the data iterator ended after {self._num_taken} of the {self._num_microbatches} "
+                f"the data iterator ended after {self._num_taken} of the {len(self._starts)} "
                 "microbatches of a step; stop before a step that it cannot fill, or repeat the data"
             ) from None
         self._num_taken += 1

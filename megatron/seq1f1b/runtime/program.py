@@ -72,9 +72,10 @@ class MegatronProgram:
         self._plan = plan
         self._chunks = chunks
         self._parts = parts
+        self._starts = _starts_of_parts(plan, rank)
         self._microbatches = [
-            Microbatches(each, num_microbatches=plan.num_microbatches, num_chunks=len(chunks))
-            for each in data_iterators
+            Microbatches(each, starts=starts, num_chunks=len(chunks))
+            for each, starts in zip(data_iterators, self._starts, strict=True)
         ]
         self._forward_step_func = forward_step_func
         self._prefix_states = prefix_states
@@ -106,7 +107,7 @@ class MegatronProgram:
             loss_functions.append(loss_function)
             return output, loss_function
 
-        is_first = unit.microbatch == 0 and unit.chunk == 0
+        is_first = unit.microbatch == self._starts[part][0] and unit.chunk == 0
         with self._inputs.cut_to(unit):
             output, _ = forward_step(
                 step,
@@ -188,3 +189,12 @@ class MegatronProgram:
         if unit.chunk == last:
             self._prefix_states.release(unit)
             self._auxiliary_losses.release(unit)
+
+
+def _starts_of_parts(plan: Plan, rank: int) -> list[list[int]]:
+    """By model part of the rank, the microbatches in the order in which it starts them."""
+    starts: list[list[int]] = [[] for _ in range(plan.num_virtual_stages)]
+    for kind, virtual_stage, microbatch, chunk in plan.actions[rank]:
+        if kind is ActionKind.F and chunk == 0:
+            starts[plan.model_part_of(virtual_stage)].append(microbatch)
+    return starts

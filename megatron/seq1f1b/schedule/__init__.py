@@ -21,7 +21,7 @@ from megatron.seq1f1b.schedule.dependencies import Dependencies, dependencies_of
 from megatron.seq1f1b.schedule.formulas import bubble_formula, peak_formula
 from megatron.seq1f1b.schedule.grid import plan_to_grid
 from megatron.seq1f1b.schedule.plan import Plan
-from megatron.seq1f1b.schedule.plan_csv import plan_from_csv, plan_to_csv
+from megatron.seq1f1b.schedule.plan_csv import is_plan_file, plan_from_csv, plan_to_csv
 from megatron.seq1f1b.schedule.registry import SCHEDULE_NAMES, check_schedule, make_plan
 from megatron.seq1f1b.schedule.simulate import Simulation, simulate
 from megatron.seq1f1b.schedule.validate import validate_plan
@@ -40,6 +40,7 @@ __all__ = [
     "channel_of",
     "check_schedule",
     "dependencies_of",
+    "is_plan_file",
     "make_plan",
     "peak_formula",
     "plan_from_csv",

@@ -62,6 +62,9 @@ _COMPUTE = frozenset((ActionKind.F, ActionKind.B, ActionKind.I, ActionKind.W))
 
 _TEXT = re.compile(r"(\d{1,9})(F|B|I|W|SEND_F|RECV_F|SEND_B|RECV_B)(\d{1,9})\.(\d{1,9})", re.ASCII)
 
+_MAX_SHOWN = 40
+"""Characters of what is no action that a message shows; a file of another kind may be one long cell."""
+
 
 class Action(NamedTuple):
     """One operation on one chunk of one microbatch at one virtual stage."""
@@ -84,8 +87,11 @@ class Action(NamedTuple):
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             kinds = ", ".join(kind.value for kind in ActionKind)
+            shown = text.strip()
+            if len(shown) > _MAX_SHOWN:
+                shown = f"{shown[:_MAX_SHOWN]}..."
             raise PlanError(
-                f"{text.strip()!r} is not an action; write virtual stage, kind, microbatch, '.', "
+                f"{shown!r} is not an action; write virtual stage, kind, microbatch, '.', "
                 f"chunk, as in 2F3.1, with one of the kinds {kinds}"
             )
         virtual_stage, kind, microbatch, chunk = match.groups()

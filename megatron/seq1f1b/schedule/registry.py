@@ -154,6 +154,8 @@ def _unknown(name: str) -> str:
     parts = [known for known in SCHEDULE_NAMES if name and known.endswith(f"-{name.lower()}")]
     close = parts or difflib.get_close_matches(name.lower(), SCHEDULE_NAMES, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}?" if close else ""
+    if "." in name or "/" in name:
+        hint = "; the name of a plan's file ends in .csv"
     return f"schedule {name!r} does not exist{hint} (there are {', '.join(SCHEDULE_NAMES)})"
 
 

@@ -94,7 +94,8 @@ def _why_misplaced(plan: Plan, rank: int, action: Action) -> str:
     )
     for what, value, count in limits:
         if not 0 <= value < count:
-            return f"there is no {what} {value}; the plan has {count}, counted from 0"
+            ranks = f" on {plan.num_stages} ranks" if what == "virtual stage" else ""
+            return f"there is no {what} {value}; the plan has {count}{ranks}, counted from 0"
     if action.virtual_stage % plan.num_stages != rank:
         home = plan.rank_of(action.virtual_stage)
         return f"virtual stage {action.virtual_stage} lives on rank {home}, not on rank {rank}"
