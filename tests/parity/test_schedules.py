@@ -55,7 +55,7 @@ BY_WORLD_SIZE = {
         f"{PP4} {SEQ1F1B} 8 {EVEN}",
         f"{PP4} {SEQ1F1B} 4 --global-batch-size 2",
         f"{PP4} {SEQ1F1B} 2 --global-batch-size 8",
-        f"{PP2} {SEQ1F1B} 1",
+        f"{PP2} --tensor-model-parallel-size 2 {ZERO_BUBBLE} 2",
         f"{PP2} {SEQ1F1B} 4",
         f"{PP2} {SEQ1F1B} 4 --overlap-grad-reduce",
         f"{PP2} {INTERLEAVED} 2",
@@ -102,6 +102,17 @@ def test_loss_and_every_gradient_equal_one_process(shape: str, world_size: int, 
             bound = max(bound, WITH_TENSOR_PARALLELISM)
         difference, name = largest_difference(outcome, reference(shape, dtype, batch_size(flags)))
         assert difference <= bound, f"{name} differs by {difference:.1e} under {flags}"
+    _check_equal_to_the_last_bit(dict(zip(sized, outcomes, strict=True)), has_pairs=world_size > 1)
+
+
+def _check_equal_to_the_last_bit(outcomes: dict[str, Outcome], *, has_pairs: bool) -> None:
+    """A split backward adds up what the whole one does, in its order."""
+    pairs = [(flags, flags.replace(ZERO_BUBBLE, SEQ1F1B)) for flags in outcomes if ZERO_BUBBLE in flags]
+    pairs = [(split, whole) for split, whole in pairs if whole in outcomes]
+    assert bool(pairs) is has_pairs
+    for split, whole in pairs:
+        for name, gradient in outcomes[whole].grads.items():
+            assert torch.equal(outcomes[split].grads[name], gradient), f"{name} is not the same under {split}"
 
 
 def test_processes_that_share_a_group_of_queries() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import run_distributed
-from tests.training.runs import rows_of, train_each
+from tests.training.runs import rows_of, train
 
 FLAGS = "--pipeline-model-parallel-size 2 --pipe-sp-splits 2 --global-batch-size 8 --train-iters 2 --lr 1e-2"
 SCHEDULES = {
@@ -17,6 +17,26 @@ SCHEDULES = {
 }
 
 
+def train_watched(runs: tuple[tuple[str, str], ...]) -> list[bool]:
+    """Runs of (flags, run directory) in turn; whether each started every reduction of its last step early."""
+    from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup as Group
+
+    finish = Group.finish_grad_sync
+    are_early: list[bool] = []
+
+    def watch(self: Group, **options: object) -> None:
+        are_early.append(self.grad_reduce_handle is not None)
+        finish(self, **options)
+
+    Group.finish_grad_sync = watch
+    found = []
+    for flags, run_dir in runs:
+        are_early.clear()
+        train(flags, run_dir)
+        found.append(all(are_early[len(are_early) // 2 :]))
+    return found
+
+
 def test_steps_after_the_first_overlap_and_train_alike(tmp_path: Path) -> None:
     """Megatron-Core's first step only counts gradients: what starts too early shows in the second."""
     runs = tuple(
@@ -24,7 +44,8 @@ def test_steps_after_the_first_overlap_and_train_alike(tmp_path: Path) -> None:
         for name, schedule in SCHEDULES.items()
         for extra in ("", "--overlap-grad-reduce")
     )
-    run_distributed(train_each, 4, runs)
+    for are_early in run_distributed(train_watched, 4, runs):
+        assert are_early == ["--overlap-grad-reduce" in flags for flags, _ in runs]
     for name in SCHEDULES:
         after, beside = (rows_of(tmp_path / f"{name}{extra}") for extra in ("", "--overlap-grad-reduce"))
         assert len(after) == 2
