@@ -91,6 +91,7 @@ repository() {
 # resolve_paths: paths that were given are seen from where the command was typed, not from this file's folder.
 resolve_paths() {
   local name path resolved
+  export STARTED_IN=${STARTED_IN:-$PWD} # of the plan files among schedules, which may be a list
   for name in VOCAB_FILE MERGE_FILE SAMPLE_DIR RUN_DIR SAVE LOAD HOSTFILE; do
     case ${!name:-/} in
       /*) ;;

@@ -91,6 +91,24 @@ def test_stages_and_replicas_fit_the_gpus_and_the_batch(
     assert printed.stdout.split() == [str(stages), str(processes)]
 
 
+def test_a_plan_file_is_seen_from_where_the_command_was_typed(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder with spaces"
+    folder.mkdir()
+    script = f"""
+        source "{ROOT}/exp.sh"
+        SCHEDULE=mine.csv
+        resolve_paths
+        cd "{ROOT}"
+        source tools/launch/settings.sh
+        PLACE=machine
+        choose_settings
+        echo "$SCHEDULE, $PP_SP chunks, $(basename "$RUN_DIR")"
+    """
+    printed = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+    assert printed.stdout.startswith(f"{folder}/mine.csv, 4 chunks, ")
+    assert "-tiny-mine-pp" in printed.stdout
+
+
 def test_the_head_and_the_manual_name_the_defaults_that_the_code_has() -> None:
     head = (ROOT / "exp.sh").read_text().split("set -euo pipefail")[0]
     body = "".join((ROOT / f"tools/launch/{name}.sh").read_text() for name in ("settings", "sample"))

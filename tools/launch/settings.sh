@@ -27,8 +27,12 @@ choose_settings() {
   MODEL=${MODEL:-tiny}
   SCHEDULE=${SCHEDULE:-seq1f1b}
   case $SCHEDULE in
-    seq1f1b*) PP_SP=${PP_SP:-4} ;;
-    *) PP_SP=${PP_SP:-1} ;;
+    1f1b | interleaved) PP_SP=${PP_SP:-1} ;;
+    *) PP_SP=${PP_SP:-4} ;;
+  esac
+  case $SCHEDULE in
+    /*) ;;
+    *.csv) SCHEDULE=${STARTED_IN:-$PWD}/$SCHEDULE ;;
   esac
   case $SCHEDULE in
     *interleaved) VPP_SIZE=${VPP_SIZE:-2} ;;
