@@ -1,4 +1,4 @@
-"""Show what a prepared `.bin`/`.idx` pair holds, and check it.
+r"""Show what a prepared `.bin`/`.idx` pair holds, and check it.
 
 python tools/inspect_data.py codeparrot_content_document --tokenizer-type GPT2BPETokenizer \
         --vocab-file vocab.json --merge-file merges.txt --verify

@@ -1,4 +1,4 @@
-"""Make the manual's generated parts: pictures of schedules, tables, plots, and the page of all flags.
+r"""Make the manual's generated parts: pictures of schedules, tables, plots, and the page of all flags.
 
     python tools/make_docs.py
     python tools/make_docs.py --record step_time -- torchrun --standalone --nproc_per_node 4 \

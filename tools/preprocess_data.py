@@ -1,4 +1,4 @@
-"""Tokenize JSON lines into the `.bin`/`.idx` pairs that Megatron trains on.
+r"""Tokenize JSON lines into the `.bin`/`.idx` pairs that Megatron trains on.
 
     python tools/preprocess_data.py --input codeparrot_data.json --output-prefix codeparrot \
         --vocab vocab.json --merge-file merges.txt --tokenizer-type GPT2BPETokenizer \

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE on JSON lines, in GPT-2's format: vocab.json and merges.txt.
+r"""Train a byte-level BPE on JSON lines, in GPT-2's format: vocab.json and merges.txt.
 
 python tools/train_tokenizer.py --input corpus.jsonl --json-key content --vocab-size 8192 \
         --output-dir tokenizer
