@@ -11,6 +11,7 @@ import pytest
 from megatron.seq1f1b.config import idle_notes, make_parser, notes_on, parse_arguments
 from megatron.seq1f1b.config.megatron_flags import REPLACED, WITHOUT_EFFECT
 from megatron.seq1f1b.errors import ConfigurationError
+from megatron.seq1f1b.schedule import SCHEDULE_NAMES
 from tests.config.flags import words
 
 FROZEN = Path(__file__).with_name("flags.txt")
@@ -43,6 +44,11 @@ def test_help_is_grouped_and_one_line_each() -> None:
         )
         assert len(line) <= 190
         assert action.help.replace("%%", "%").split(" (default")[0] in line
+
+
+def test_help_names_every_schedule() -> None:
+    (action,) = (each for each in make_parser()._actions if "--pipeline-schedule" in each.option_strings)
+    assert set(SCHEDULE_NAMES) <= set(str(action.help).replace(",", "").split())
 
 
 def test_the_last_of_a_flag_given_twice_counts() -> None:

@@ -10,7 +10,8 @@ class ScheduleOptions:
     """Schedule: in which order chunks of microbatches pass the stages."""
 
     pipeline_schedule: str | None = None
-    """Schedule, or plan.csv; seq1f1b if --pipe-sp-splits > 1, else 1f1b; interleaved if virtual stages."""
+    """1f1b, interleaved, seq1f1b, seq1f1b-interleaved, seq1f1b-zb or plan.csv; by chunks and virtual
+    stages one of the first four."""
     pipe_sp_splits: int = 1
     """Chunks per sequence, k."""
     pipe_sp_strategy: str = "uniform_comp"
