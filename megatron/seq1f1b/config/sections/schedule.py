@@ -10,8 +10,8 @@ class ScheduleOptions:
     """Schedule: in which order chunks of microbatches pass the stages."""
 
     pipeline_schedule: str | None = None
-    """1f1b, interleaved, seq1f1b, seq1f1b-interleaved, seq1f1b-zb or plan.csv; by chunks and virtual
-    stages one of the first four."""
+    """1f1b, interleaved, seq1f1b, seq1f1b-interleaved, seq1f1b-zb or plan.csv; left out, chunks and
+    virtual stages decide."""
     pipe_sp_splits: int = 1
     """Chunks per sequence, k."""
     pipe_sp_strategy: str = "uniform_comp"
