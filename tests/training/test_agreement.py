@@ -42,6 +42,15 @@ def test_own_facts_name_code_packages_and_options() -> None:
     assert facts["code"] == own_facts(parse_arguments(words("--lr 1")))["code"]
 
 
+def test_files_of_one_name_and_two_plans_differ(tmp_path: Path) -> None:
+    path = tmp_path / "plan.csv"
+    facts = []
+    for text in ("0F0.0,0F1.0,0B0.0,0B1.0", "0F1.0,0F0.0,0B0.0,0B1.0"):
+        path.write_text(text)
+        facts.append(own_facts(parse_arguments(words(f"--pipeline-schedule {path}"))))
+    assert differences(facts).startswith("the plan of --pipeline-schedule is ")
+
+
 def tell(facts: list[dict[str, str]]) -> list[BaseException | None]:
     """What each of several processes (threads, here) hears."""
     store = dist.HashStore()

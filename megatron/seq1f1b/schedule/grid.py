@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.schedule.plan import Plan
 from megatron.seq1f1b.schedule.simulate import Simulation
 
 WINDOW_ROWS = 9
 WINDOW_COLUMNS = 7
+
+MAX_CHARACTERS = 100_000_000
+"""Of the largest timeline that is drawn; nobody reads more, and a few times as many fill a memory."""
 
 
 def plan_to_grid(simulation: Simulation, *, seconds_per_column: float = 1.0) -> str:
@@ -21,11 +25,20 @@ def plan_to_grid(simulation: Simulation, *, seconds_per_column: float = 1.0) -> 
     An action's text stands where it starts, dots fill the columns it goes on for, and blanks are
     bubbles. Actions that start within the same column push each other to the right, so choose
     columns no longer than the shortest action.
+
+    Raises:
+        ConfigurationError: the timeline would be too large.
     """
     plan = simulation.plan
     width = 1 + max(
         len(str(action)) for actions in plan.actions for action in actions if action.kind.is_compute
     )
+    num_columns = simulation.makespan_seconds / seconds_per_column
+    if plan.num_stages * num_columns * width > MAX_CHARACTERS:
+        raise ConfigurationError(
+            f"a timeline of {plan.num_stages} stages and {num_columns:.4g} columns, the shortest action's, "
+            "is too large for text; take fewer stages or microbatches, costs that differ less, or another format"
+        )
     rows = []
     for rank, actions in enumerate(plan.actions):
         row = ""

@@ -23,6 +23,7 @@ from torch.distributed import Store
 
 from megatron.seq1f1b.config import Config
 from megatron.seq1f1b.errors import AgreementError
+from megatron.seq1f1b.schedule import is_plan_file
 
 PACKAGES = ("torch", "megatron-core", "numpy", "transformer-engine", "flash-attn")
 OPTIONS = ("model", "experts", "parallel", "schedule", "training", "optimizer")
@@ -47,6 +48,9 @@ def own_facts(config: Config) -> Facts:
     for section, options in asdict(config).items():
         if section in OPTIONS:
             facts |= {"--" + name.replace("_", "-"): str(value) for name, value in options.items()}
+    schedule = config.schedule.pipeline_schedule
+    if schedule is not None and is_plan_file(schedule):
+        facts["the plan of --pipeline-schedule"] = _digest(Path(schedule).read_bytes())
     return facts
 
 
@@ -108,10 +112,17 @@ def _where(ranks: Sequence[int], told: Sequence[Facts]) -> str:
 def _fingerprint() -> str:
     """Of this package's sources as they are, committed or not."""
     folder = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:10]
+    return _digest(
+        b"".join(
+            path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes()
+            for path in sorted(folder.rglob("*.py"))
+        )
+    )
+
+
+def _digest(data: bytes) -> str:
+    """A few characters that are equal where the data is."""
+    return hashlib.sha256(data).hexdigest()[:10]
 
 
 def _key(rank: int, what: str = "facts") -> str:
