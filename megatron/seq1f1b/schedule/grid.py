@@ -37,7 +37,8 @@ def plan_to_grid(simulation: Simulation, *, seconds_per_column: float = 1.0) -> 
     if plan.num_stages * num_columns * width > MAX_CHARACTERS:
         raise ConfigurationError(
             f"a timeline of {plan.num_stages} stages and {num_columns:.4g} columns, the shortest action's, "
-            "is too large for text; take fewer stages or microbatches, costs that differ less, or another format"
+            "is too large for text; take fewer stages or microbatches, costs that differ less, or another "
+            "format"
         )
     rows = []
     for rank, actions in enumerate(plan.actions):
