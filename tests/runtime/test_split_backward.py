@@ -1,0 +1,39 @@
+"""Where the plan splits a backward, the weights of linear layers get their gradients in W, all others in I."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from megatron.seq1f1b.runtime.program import MegatronProgram
+from tests.harness import run_distributed
+from tests.parity.layouts import LLAMA_LIKE, run_step
+
+FLAGS = f"{LLAMA_LIKE} --pipeline-model-parallel-size 2 --pipe-sp-splits 2 --global-batch-size 2"
+
+
+def gradients_by_action(flags: str) -> set[tuple[str, bool, bool]]:
+    """Of a step: (action, whether a matrix of this stage's layers got a gradient in it, whether a norm did)."""
+    found = set()
+
+    def watched(kind: str, action: Callable[..., object]) -> Callable[..., object]:
+        def watch(self: MegatronProgram, *args: object) -> object:
+            weights = [(p, p.main_grad.clone()) for p in self._parts[0].module.decoder.parameters()]
+            result = action(self, *args)
+            changed = [p.dim() for p, before in weights if not torch.equal(p.main_grad, before)]
+            found.add((kind, 2 in changed, 1 in changed))
+            return result
+
+        return watch
+
+    for kind, name in (("I", "backward_input"), ("W", "backward_weight")):
+        setattr(MegatronProgram, name, watched(kind, getattr(MegatronProgram, name)))
+    run_step(flags, torch.float32)
+    return found
+
+
+def test_weights_of_linear_layers_wait_for_their_own_action() -> None:
+    first, last = run_distributed(gradients_by_action, 2, f"{FLAGS} --pipeline-schedule seq1f1b-zb")
+    assert first == set(), "the first stage computes whole backwards"
+    assert last == {("I", False, True), ("W", True, False)}
