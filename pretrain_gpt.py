@@ -67,10 +67,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _said_once(error: Seq1F1BError, *, status: int) -> int:
-    """Say on rank 0 what every process found; returns the status."""
+    """Say on rank 0 what every process found, and whether it had begun to work; returns the status."""
     rank = os.environ.get("RANK", "0")
     if rank == "0":
-        print(f"pretrain_gpt.py: {error}", file=sys.stderr, flush=True)
+        failed = "" if status == 2 else "failed: "
+        print(f"pretrain_gpt.py: {failed}{error}", file=sys.stderr, flush=True)
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         # torchrun ends all processes once one has failed, and rank 0 must have spoken by then.
         time.sleep(_SECONDS_FOR_RANK_0)

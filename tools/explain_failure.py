@@ -24,7 +24,8 @@ OUT_OF_MEMORY = re.compile(
     re.I,
 )
 NOT_JOINED = re.compile(r"RendezvousConnectionError|RendezvousTimeoutError|RendezvousClosedError")
-OUR_WORD = re.compile(r"pretrain_gpt\.py: (rank \d+: )?(.+)")
+OUR_WORD = re.compile(r"pretrain_gpt\.py: (rank \d+: |failed: |(?=interrupted;))?(.+)")
+"""What begins with none of these was refused before processes joined."""
 EXCEPTION = re.compile(
     r"^(?:\[\d+\] )?(?:\[rank\d+\]:\s*)?((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)"
 )
@@ -53,12 +54,13 @@ def explain(run_dir: Path) -> Failure:
     for line in lines:
         if OUT_OF_MEMORY.search(line):
             return Failure(kind="out of memory", reason=_short(line))
-    for line in lines:
-        if (found := OUR_WORD.search(line)) and found[1] is None:
+    words = [found for line in lines if (found := OUR_WORD.search(line))]
+    for found in words:
+        if found[1] is None:
             return Failure(kind="refused", reason=_short(found[2]))
     if not _logs(run_dir) and any(NOT_JOINED.search(line) for line in lines):
         return Failure(kind="not joined", reason=_rendezvous(run_dir))
-    said = [found[1] + found[2] for line in lines if (found := OUR_WORD.search(line)) and found[1]]
+    said = [f"{found[1]}{found[2]}".removeprefix("failed: ") for found in words]
     raised = [found[1] for line in lines if (found := EXCEPTION.search(line)) and not AFTERMATH.search(line)]
     signals = [found[2] for line in lines if (found := SIGNAL.search(line))]
     causes = [text for text in (*said, *raised) if not BROKEN_CONNECTION.search(text)]

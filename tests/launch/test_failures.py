@@ -28,6 +28,8 @@ HEARTBEAT = "The node 'n1' failed to send a heartbeat due to an error of type Re
             "crashed",
             "rank 3: iteration 7: loss is nan",
         ),
+        (["pretrain_gpt.py: failed: iteration 7: loss is nan", AGENT], "crashed", "iteration 7: loss"),
+        (["pretrain_gpt.py: interrupted; with a flag it saves", AGENT], "crashed", "interrupted; with"),
         ([GLOO, "[2] [rank2]: ValueError: a cause", AGENT], "crashed", "ValueError: a cause"),
         ([GLOO, SIGNALLED, AGENT, HEARTBEAT], "crashed", "a process was killed (SIGKILL)"),
         ([GLOO, AGENT], "crashed", "Connection closed"),
