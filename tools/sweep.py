@@ -142,7 +142,7 @@ def combinations(varied: Settings) -> Iterator[Settings]:
 def why_meaningless(settings: Settings, earlier: Sequence[Result]) -> str:
     """Why a combination is not run; empty for one that means something."""
     name, chunks = settings.get("SCHEDULE", "seq1f1b"), settings.get("PP_SP")
-    if not name.endswith(".csv"):
+    if not name.lower().endswith(".csv"):
         enough = 4  # stages and microbatches that every schedule accepts
         try:
             check_schedule(

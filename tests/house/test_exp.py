@@ -96,7 +96,7 @@ def test_a_plan_file_is_seen_from_where_the_command_was_typed(tmp_path: Path) ->
     folder.mkdir()
     script = f"""
         source "{ROOT}/exp.sh"
-        SCHEDULE=mine.csv
+        SCHEDULE=mine.CSV
         resolve_paths
         cd "{ROOT}"
         source tools/launch/settings.sh
@@ -105,8 +105,8 @@ def test_a_plan_file_is_seen_from_where_the_command_was_typed(tmp_path: Path) ->
         echo "$SCHEDULE, $PP_SP chunks, $(basename "$RUN_DIR")"
     """
     printed = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=True)
-    assert printed.stdout.startswith(f"{folder}/mine.csv, 4 chunks, ")
-    assert "-tiny-mine-pp" in printed.stdout
+    assert printed.stdout.startswith(f"{folder}/mine.CSV, 4 chunks, ")
+    assert "-tiny-mine.CSV-pp" in printed.stdout
 
 
 def test_the_head_and_the_manual_name_the_defaults_that_the_code_has() -> None:

@@ -51,7 +51,7 @@ def test_every_combination_once_and_paths_are_divided_by_commas() -> None:
         ({"SCHEDULE": "seq1f1b", "VPP_SIZE": "2"}, "cannot take 2 virtual stages"),
         ({"SCHEDULE": "seq1f1b", "PP_SP": "4"}, ""),
         ({"SCHEDULE": "1f1b"}, ""),
-        ({"SCHEDULE": "plan.csv", "PP_SP": "4"}, ""),
+        ({"SCHEDULE": "plan.CSV", "PP_SP": "4"}, ""),
     ],
 )
 def test_combinations_that_mean_nothing_are_known(settings: dict[str, str], reason: str) -> None:

@@ -32,7 +32,7 @@ choose_settings() {
   esac
   case $SCHEDULE in
     /*) ;;
-    *.csv) SCHEDULE=${STARTED_IN:-$PWD}/$SCHEDULE ;;
+    *.[cC][sS][vV]) SCHEDULE=${STARTED_IN:-$PWD}/$SCHEDULE ;;
   esac
   case $SCHEDULE in
     *interleaved) VPP_SIZE=${VPP_SIZE:-2} ;;
