@@ -1,4 +1,4 @@
-"""Where the plan splits a backward, the weights of linear layers get their gradients in W, all others in I."""
+"""Where a plan splits backwards, the weights of linear layers get their gradients in W, all others in I."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAGS = f"{LLAMA_LIKE} --pipeline-model-parallel-size 2 --pipe-sp-splits 2 --glo
 
 
 def gradients_by_action(flags: str) -> set[tuple[str, bool, bool]]:
-    """Of a step: (action, whether a matrix of this stage's layers got a gradient in it, whether a norm did)."""
+    """Of a step: (action, whether a matrix of this stage got a gradient in it, whether a norm did)."""
     found = set()
 
     def watched(kind: str, action: Callable[..., object]) -> Callable[..., object]:
