@@ -48,14 +48,6 @@ def test_seq1f1b_interleaved_passes_groups_through_the_model_parts() -> None:
     ]
 
 
-def test_seq1f1b_interleaved_with_one_chunk_is_the_interleaved_order() -> None:
-    ours, upstream = (
-        make_plan(name, stages=4, microbatches=8, chunks=1, virtual_stages=3)
-        for name in ("seq1f1b-interleaved", "interleaved")
-    )
-    assert ours.actions == upstream.actions
-
-
 def test_zero_bubble_puts_weight_gradients_off_by_the_stage_number() -> None:
     assert rows(make_plan("seq1f1b-zb", stages=3, microbatches=2, chunks=2)) == [
         "0F0.0 0F0.1 0F1.0 0F1.1 0B0.1 0B0.0 0B1.1 0B1.0",

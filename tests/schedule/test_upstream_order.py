@@ -34,9 +34,12 @@ def num_warmup(stages: int, rank: int, microbatches: int, virtual_stages: int | 
 
 @pytest.mark.parametrize(("stages", "microbatches"), [(2, 2), (2, 8), (4, 4), (4, 12)])
 @pytest.mark.parametrize("virtual_stages", [2, 3])
-def test_interleaved_is_upstreams_order(stages: int, microbatches: int, virtual_stages: int) -> None:
+@pytest.mark.parametrize("name", ["interleaved", "seq1f1b-interleaved"])
+def test_interleaved_is_upstreams_order(
+    name: str, stages: int, microbatches: int, virtual_stages: int
+) -> None:
     plan = make_plan(
-        "interleaved",
+        name,
         stages=stages,
         microbatches=microbatches,
         chunks=1,

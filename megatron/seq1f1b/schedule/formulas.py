@@ -13,6 +13,8 @@ The step takes as long as the larger of two chains, counted in units of one forw
 
 from __future__ import annotations
 
+from megatron.seq1f1b.schedule.grouping import cut_rounds, units_ahead
+
 
 def bubble_formula(
     name: str,
@@ -25,7 +27,7 @@ def bubble_formula(
 ) -> float:
     """The idle share of the whole pipeline's time.
 
-    With no more than p units per group the second chain above counts; otherwise this is
+    With fewer than p units in all the second chain above counts; otherwise this is
     (p-1) / (v k m + p-1), and for `seq1f1b-zb` (p-1) / (3 k m + p-1).
     """
     units = chunks * microbatches
@@ -58,8 +60,6 @@ def peak_formula(
     elif virtual_stages == 1:
         held = chunks + below
     else:
-        smallest_group = -(-stages // chunks)
-        num_groups = max(1, microbatches // smallest_group)
-        largest_group = chunks * -(-microbatches // num_groups)
-        held = (virtual_stages - 1) * largest_group + 2 * below + chunks
+        rounds = cut_rounds(stages=stages, microbatches=microbatches, chunks=chunks)
+        held = (virtual_stages - 1) * units_ahead(rounds) + 2 * below + chunks
     return min(held, total) / (chunks * virtual_stages)
