@@ -24,6 +24,8 @@ def test_an_interrupt_is_said_in_a_line(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while not (tmp_path / "run" / "metrics.jsonl").exists() or not rows_of(tmp_path / "run"):
