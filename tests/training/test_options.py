@@ -17,6 +17,7 @@ from tests.parity.layouts import COMMON, GPT2_LIKE, LLAMA_LIKE, largest_differen
 BATCH = "--global-batch-size 4"
 PP2 = "--pipeline-model-parallel-size 2"
 FULL = "--recompute-granularity full"
+PER_TOKEN = "--calculate-per-token-loss --eod-mask-loss"
 CHUNKED = (
     f"{PP2} --pipe-sp-splits 4",
     f"{PP2} --pipe-sp-splits 2 --num-virtual-stages-per-pipeline-rank 2",
@@ -78,9 +79,9 @@ def test_documents_change_the_loss() -> None:
 
 @pytest.mark.parametrize("shape", [GPT2_LIKE, LLAMA_LIKE], ids=["gpt2", "llama"])
 def test_packed_documents(shape: str) -> None:
-    """Three stages' worth of parts: those in the middle must know the documents, too."""
-    documents = "--reset-attention-mask --reset-position-ids --eod-mask-loss"
-    check(shape, f"{documents} --pipeline-schedule seq1f1b", documents, CHUNKED)
+    """Three stages' worth of parts: those in the middle must know those of every microbatch, too."""
+    documents = f"--reset-attention-mask --reset-position-ids {PER_TOKEN}"
+    check(shape, f"{documents} --pipeline-schedule seq1f1b --micro-batch-size 4", documents, CHUNKED)
 
 
 def test_the_loss_counts_what_the_mask_counts_up_to_the_last_token() -> None:
@@ -88,9 +89,6 @@ def test_the_loss_counts_what_the_mask_counts_up_to_the_last_token() -> None:
     total, count, log = loss_sum(mask, torch.arange(1.0, 9.0).view(2, 4))
     assert (total.item(), count.item()) == (1 + 3 + 6 + 7, 4)
     assert log[LOSS].tolist() == [17.0, 4.0]
-
-
-PER_TOKEN = "--calculate-per-token-loss --eod-mask-loss"
 
 
 def test_every_token_of_a_step_counts_alike() -> None:
