@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     except Seq1F1BError as error:
         return _said_once(error, status=2)
     if is_first:
-        notes = [*notes_on(arguments), *idle_notes(config)]
+        notes = [*notes_on(arguments), *idle_notes(config, train_iters=run.layout.train_iters)]
         print("\n".join([*notes, "loading torch and Megatron-Core"]), flush=True)
     from megatron.seq1f1b.upstream import prepare_megatron_core
 

@@ -111,9 +111,15 @@ def test_megatron_flags_without_effect_are_accepted_and_said() -> None:
     ],
 )
 def test_options_that_nothing_reads_are_said(extra: str, note: str) -> None:
-    (said,) = idle_notes(parse_arguments(words(extra)))
+    (said,) = idle_notes(parse_arguments(words(extra)), train_iters=4)
     assert said.startswith(note)
-    assert idle_notes(parse_arguments(words())) == []
+    assert idle_notes(parse_arguments(words()), train_iters=4) == []
+
+
+def test_a_validation_that_is_never_due_is_said_of_samples_too() -> None:
+    given = " ".join(words("--eval-iters 5")).replace("--train-iters 4", "--train-samples 32")
+    (said,) = idle_notes(parse_arguments(given.split()), train_iters=4)
+    assert said.endswith("--eval-interval 1000 is more than the run's 4 steps")
 
 
 def test_every_flag_is_lower_case_with_dashes() -> None:

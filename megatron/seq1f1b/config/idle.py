@@ -15,11 +15,11 @@ _Idle = tuple[object, tuple[str, ...], str]
 """A section of options, some of its fields, and why they are not read."""
 
 
-def idle_notes(config: Config) -> list[str]:
-    """One line for each option that differs from its default and changes nothing."""
+def idle_notes(config: Config, *, train_iters: int) -> list[str]:
+    """One line for each option that differs from its default and changes nothing in so many steps."""
     return [
         f"--{field.name.replace('_', '-')} {_text(getattr(options, field.name))} changes nothing here: {why}"
-        for options, names, why in _idle(config)
+        for options, names, why in _idle(config, train_iters)
         for field in dataclasses.fields(options)  # type: ignore[arg-type]
         if field.name in names and getattr(options, field.name) not in (field.default, [])
     ]
@@ -29,7 +29,7 @@ def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _idle(config: Config) -> Iterator[_Idle]:
+def _idle(config: Config, train_iters: int) -> Iterator[_Idle]:
     data, training, optimizer = config.data, config.training, config.optimizer
     positions = config.positions
     if positions.position_embedding_type != "rope":
@@ -48,9 +48,13 @@ def _idle(config: Config) -> Iterator[_Idle]:
         yield training, scale, "losses are scaled with --fp16 only"
     if not training.eval_iters:
         yield training, ("eval_interval",), "--eval-iters is 0, so nothing is validated"
-    steps, interval = training.train_iters, training.eval_interval
-    if steps and interval > steps and not data.test_data_path:
-        yield training, ("eval_iters",), f"--eval-interval {interval} is more than the run's {steps} steps"
+    interval = training.eval_interval
+    if interval > train_iters and not data.test_data_path:
+        yield (
+            training,
+            ("eval_iters",),
+            f"--eval-interval {interval} is more than the run's {train_iters} steps",
+        )
     if not (optimizer.lr_warmup_iters or optimizer.lr_warmup_samples or optimizer.lr_warmup_fraction):
         yield optimizer, ("lr_warmup_init",), "there is no warmup"
     if optimizer.lr_decay_style == "constant":
