@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +43,20 @@ class Snapshot:
             _set_optimizer_state(optimizer, kept_state)
         trained.scheduler.num_steps = self.num_scheduler_steps
         set_random_states(self.random)
+
+
+@contextmanager
+def without_trace(trained: Trained) -> Iterator[None]:
+    """Within, gradients may be computed that no update takes; buffers and generators are put back.
+
+    Dropout draws random numbers, and experts' biases follow the tokens that their routers saw.
+    """
+    buffers = [(buffer, _kept(buffer)) for part in trained.parts for buffer in part.module.buffers()]
+    random = random_states()
+    yield
+    for buffer, kept in buffers:
+        buffer.copy_(kept)
+    set_random_states(random)
 
 
 def _weights(trained: Trained) -> list[torch.Tensor]:
