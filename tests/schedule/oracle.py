@@ -7,6 +7,7 @@ times a plan without messages by looking every need up by name.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Collection
 
 from megatron.seq1f1b.schedule import Action, ActionKind, Plan
 
@@ -110,6 +111,11 @@ def ends_of(plan: Plan) -> dict[Action, float]:
                 ends[action] = max([before, *times]) + SECONDS[action.kind]
                 positions[rank] += 1
     return ends
+
+
+def can_run(action: Action, done: Collection[Action], last: int, num_chunks: int) -> bool:
+    """Whether every need of an action is met by what all ranks have done."""
+    return all(any(each in done for each in either) for either in _needs(action, last, num_chunks))
 
 
 def _needs(action: Action, last: int, num_chunks: int) -> list[list[Action]]:
