@@ -21,6 +21,9 @@ def gradients_by_action(flags: str) -> set[tuple[str, bool, bool]]:
         def watch(self: MegatronProgram, *args: object) -> object:
             weights = [(p, p.main_grad.clone()) for p in self._parts[0].module.decoder.parameters()]
             result = action(self, *args)
+            waiting = [product for left in self._weight_gradients._pending.values() for product in left]
+            operands = [operand for product in waiting for operand in product.args]  # type: ignore[attr-defined]
+            assert all(operand.grad_fn is None for operand in operands), "what waits holds no graph"
             changed = [p.dim() for p, before in weights if not torch.equal(p.main_grad, before)]
             found.add((kind, 2 in changed, 1 in changed))
             return result
