@@ -19,7 +19,7 @@ from megatron.seq1f1b.chunk import Boundaries
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.planning.profiled import CostLine, FittedCosts, StageCosts
 from megatron.seq1f1b.runtime.timer import TimedActions
-from megatron.seq1f1b.schedule import ActionKind, make_plan, simulate
+from megatron.seq1f1b.schedule import ActionKind, make_plan, plan_to_csv, simulate
 from megatron.seq1f1b.training import calibrate, loop
 from megatron.seq1f1b.training.build import build
 from megatron.seq1f1b.training.datasets import read_data
@@ -167,3 +167,14 @@ def test_what_measurements_cannot_tell_leaves_even_flops(
     assert profile.boundaries == profile.uniform_boundaries
     assert reason in profile.reason
     assert len(timed) == 2, "nothing to look at twice"
+
+
+def test_a_plan_file_is_known_by_what_stands_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "plan.csv"
+    words = f"{COMMON} {GPT2_LIKE} --global-batch-size 4 --pipeline-model-parallel-size 2 --pipe-sp-splits 2"
+    words = f"{words} --pipe-sp-strategy profiled --pipeline-schedule {path}"
+    prints = []
+    for name in ("seq1f1b", "seq1f1b-zb", "seq1f1b"):
+        path.write_text(plan_to_csv(make_plan(name, stages=2, microbatches=4, chunks=2)))
+        prints.append(calibrate._fingerprint(prepare(parse_arguments(words.split()), world_size=2)))
+    assert prints[0] == prints[2] != prints[1]

@@ -294,6 +294,7 @@ def _fingerprint(run: Run) -> str:
         "schedule": dataclasses.asdict(config.schedule),
         "parallel": dataclasses.asdict(config.parallel),
         "batch": [config.training.seq_length, config.training.micro_batch_size],
+        "plan": Path(run.layout.schedule).read_text(encoding="utf-8") if run.layout.uses_plan_file else "",
     }
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
