@@ -105,6 +105,7 @@ def test_megatron_flags_without_effect_are_accepted_and_said() -> None:
         ("--no-manual-gc-eval", "--manual-gc-eval False changes nothing here: Python collects as usual"),
         ("--eval-interval 5", "--eval-interval 5 changes nothing here: --eval-iters is 0"),
         ("--eval-iters 5", "--eval-iters 5 changes nothing here: --eval-interval 1000 is more than the"),
+        ("--valid-data-path a b", "--valid-data-path a b changes nothing here: --eval-iters is 0"),
         ("--mock-data --split 98,2,0", "--split 98,2,0 changes nothing here: there is nothing to split"),
         ("--pipe-sp-splits 1 --pipe-sp-strategy average", "--pipe-sp-strategy average changes nothing here"),
         ("--lr-decay-style constant --min-lr 1e-5", "--min-lr 1e-05 changes nothing here: a constant"),

@@ -26,6 +26,8 @@ def idle_notes(config: Config, *, train_iters: int) -> list[str]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -47,7 +49,9 @@ def _idle(config: Config, train_iters: int) -> Iterator[_Idle]:
         scale = ("initial_loss_scale", "min_loss_scale", "loss_scale_window", "hysteresis")
         yield training, scale, "losses are scaled with --fp16 only"
     if not training.eval_iters:
-        yield training, ("eval_interval",), "--eval-iters is 0, so nothing is validated"
+        why = "--eval-iters is 0, so nothing is validated"
+        yield training, ("eval_interval",), why
+        yield data, ("valid_data_path", "multiple_validation_sets"), why
     interval = training.eval_interval
     if interval > train_iters and not data.test_data_path:
         yield (
