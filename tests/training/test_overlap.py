@@ -9,7 +9,9 @@ import pytest
 from tests.harness import run_distributed
 from tests.training.runs import rows_of, train
 
-FLAGS = "--pipeline-model-parallel-size 2 --pipe-sp-splits 2 --global-batch-size 8 --train-iters 2 --lr 1e-2"
+GROWING = "--global-batch-size 8 --rampup-batch-size 4 4 4 --train-samples 12"
+"""A step of half the microbatches, and a whole one."""
+FLAGS = f"--pipeline-model-parallel-size 2 --pipe-sp-splits 2 {GROWING} --lr 1e-2"
 SCHEDULES = {
     "seq1f1b": "--pipeline-schedule seq1f1b",
     "interleaved": "--num-virtual-stages-per-pipeline-rank 2",
@@ -38,7 +40,7 @@ def train_watched(runs: tuple[tuple[str, str], ...]) -> list[bool]:
 
 
 def test_steps_after_the_first_overlap_and_train_alike(tmp_path: Path) -> None:
-    """Megatron-Core's first step only counts gradients: what starts too early shows in the second."""
+    """Megatron-Core's first step only counts gradients: what starts too early shows in a second of more."""
     runs = tuple(
         (f"{FLAGS} {schedule} {extra}", str(tmp_path / f"{name}{extra}"))
         for name, schedule in SCHEDULES.items()
