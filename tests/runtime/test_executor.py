@@ -16,6 +16,7 @@ from megatron.seq1f1b.chunk import Chunk, chunks_from
 from megatron.seq1f1b.errors import StepError
 from megatron.seq1f1b.runtime.channels import Channels
 from megatron.seq1f1b.runtime.executor import Executor, Forwarded, Unit, channels_of
+from megatron.seq1f1b.runtime.in_flight import AwaitedSends, Send
 from megatron.seq1f1b.runtime.messages import MessageBuffers
 from megatron.seq1f1b.schedule import Action, ActionKind, Plan, add_communication, make_plan
 from tests.harness import run_distributed
@@ -217,6 +218,18 @@ def test_a_lost_neighbour_is_named_with_the_action() -> None:
     _, message = run_distributed(wait_for_a_rank_that_dies, 2)
     # Gone before the receive was posted, or after.
     assert re.match(r"1(RECV_)?F0\.0 on stage 1: waited for 1RECV_F0\.0 from rank 0 \(stage 0\)", message)
+
+
+def test_a_message_that_was_not_delivered_is_named() -> None:
+    def fail() -> None:
+        raise RuntimeError("Connection reset\nand where")
+
+    sends = AwaitedSends()
+    work = cast(dist.Work, SimpleNamespace(wait=fail))
+    sends.add(Send(work=work, message=torch.ones(1), what="0SEND_F0.0 to rank 1"))
+    with pytest.raises(StepError, match=r"^0SEND_F0\.0 to rank 1 was not delivered: Connection reset$"):
+        sends.drain()
+    sends.stop()
 
 
 def count_messages_in_flight() -> bool:
