@@ -54,13 +54,18 @@ def validation_losses(flags: str) -> tuple[float, float]:
     try:
         trained, forward_backward = build(run), make_forward_backward(run)
         iterators = data_iterators(run, read_data(run).validation["validation"])
-        found = [evaluate(run, trained, forward_backward, iterators) for _ in range(2)]
+        with torch.autograd.graph.saved_tensors_hooks(refuse_to_keep, refuse_to_keep):
+            found = [evaluate(run, trained, forward_backward, iterators) for _ in range(2)]
         grads = [buffer.grad_data.abs().max() for part in trained.parts for buffer in part.buffers]
         assert all(part.training for part in trained.parts)
         assert float(torch.stack(grads).max()) == 0.0, "validation leaves no gradients"
     finally:
         parallel_state.destroy_model_parallel()
     return found[0], found[1]
+
+
+def refuse_to_keep(activation: torch.Tensor) -> torch.Tensor:
+    raise AssertionError(f"validation keeps an activation of shape {tuple(activation.shape)} for a backward")
 
 
 @pytest.mark.parametrize(("world_size", "layouts"), [(2, LAYOUTS), (4, LAYOUTS_OF_FOUR)])
