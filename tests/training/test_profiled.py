@@ -178,3 +178,41 @@ def test_a_plan_file_is_known_by_what_stands_in_it(tmp_path: Path) -> None:
         path.write_text(plan_to_csv(make_plan(name, stages=2, microbatches=4, chunks=2)))
         prints.append(calibrate._fingerprint(prepare(parse_arguments(words.split()), world_size=2)))
     assert prints[0] == prints[2] != prints[1]
+
+
+A_PROFILE = calibrate.Profile(
+    boundaries=(0, 12, 32),
+    predicted_step_seconds=1.0,
+    uniform_boundaries=(0, 18, 32),
+    worst_fit_error=0.1,
+    least_gain=0.02,
+)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"boundaries": [0, 8, 8, 24, 32]},
+        {"boundaries": [0, 8, 40]},
+        {"boundaries": "abc"},
+        {"predicted_step_seconds": "x"},
+        {"least_gain": None},
+    ],
+    ids=str,
+)
+def test_a_profile_that_the_run_cannot_have_is_not_read(damage: dict[str, Any], tmp_path: Path) -> None:
+    words = f"{COMMON} {GPT2_LIKE} --global-batch-size 4 --pipeline-model-parallel-size 2 --pipe-sp-splits 2"
+    run = prepare(parse_arguments(f"{words} --pipe-sp-strategy profiled".split()), world_size=2)
+    path = tmp_path / "profile.json"
+    assert calibrate._write(path, run, A_PROFILE) is None
+    assert calibrate._read(path, run) == A_PROFILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    assert calibrate._read(path, run) is None
+
+
+def test_a_profile_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    (tmp_path / "profile.json").mkdir()
+    nothing: Any = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "_fingerprint", lambda run: "")
+        assert "profile.json" in (calibrate._write(tmp_path / "profile.json", nothing, A_PROFILE) or "")

@@ -14,16 +14,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch.distributed as dist
 
 from megatron.seq1f1b.chunk import Boundaries, chunks_from
 from megatron.seq1f1b.data.samples import SampleDataset
+from megatron.seq1f1b.errors import ConfigurationError
 from megatron.seq1f1b.partition import PROFILED, Window, partition
 from megatron.seq1f1b.planning.boundaries import best_boundaries
 from megatron.seq1f1b.planning.profiled import FittedCosts, Sample, fit_costs
@@ -37,6 +40,7 @@ from megatron.seq1f1b.training.prepare import Run, boundary_multiple
 from megatron.seq1f1b.training.steps import data_iterators, gradients, make_forward_backward
 
 PROFILE_FILE = "profile.json"
+BOUNDARIES = ("boundaries", "uniform_boundaries")
 _LEAST_STEPS, _MOST_STEPS = 2, 6
 """Timed steps of each way of cutting, after one that is not timed."""
 _LONG_SECONDS = 20.0
@@ -90,7 +94,11 @@ def profiled(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path) 
 
 
 def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path) -> Profile:
-    """The profile of a run, measured or read from its folder; collective and equal everywhere."""
+    """The profile of a run, measured or read from its folder; collective and equal everywhere.
+
+    Raises:
+        ConfigurationError: on every process where a new profile cannot be written.
+    """
     kept = [_read(run_dir / PROFILE_FILE, run) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(kept, src=0)
     if kept[0] is not None:
@@ -98,10 +106,10 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
         return kept[0]
     say("measuring the stages to choose chunk boundaries")
     profile = measure(run, trained, dataset)
-    if dist.get_rank() == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        content = {"fingerprint": _fingerprint(run), **dataclasses.asdict(profile)}
-        (run_dir / PROFILE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    failure = [_write(run_dir / PROFILE_FILE, run, profile) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(failure, src=0)
+    if failure[0] is not None:
+        raise ConfigurationError(f"what the stages were measured to take cannot be kept: {failure[0]}")
     return profile
 
 
@@ -299,6 +307,17 @@ def _fingerprint(run: Run) -> str:
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _write(path: Path, run: Run, profile: Profile) -> str | None:
+    """Keep a profile; returns what failed."""
+    content = {"fingerprint": _fingerprint(run), **dataclasses.asdict(profile)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        return str(error)
+    return None
+
+
 def _read(path: Path, run: Run) -> Profile | None:
     """A kept profile of a run of the same shape; None where there is none."""
     if not path.is_file():
@@ -307,9 +326,21 @@ def _read(path: Path, run: Run) -> Profile | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("fingerprint", None) != _fingerprint(run):
             return None
-        for name in ("boundaries", "uniform_boundaries"):
-            content[name] = tuple(content[name])
-        return Profile(**content)
+        profile = Profile(**content | {name: tuple(content[name]) for name in BOUNDARIES})
+        return profile if _can_be_of(run, profile) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         # Cut off while it was written, or another version's: measuring again mends it.
         return None
+
+
+def _can_be_of(run: Run, profile: Profile) -> bool:
+    """Whether a run can be cut so, and the numbers are numbers."""
+    multiple, size = boundary_multiple(run.config), len(run.boundaries)
+    numbers = (profile.predicted_step_seconds, profile.worst_fit_error, profile.least_gain)
+    return all(math.isfinite(number) for number in numbers) and all(
+        len(cut) == size
+        and (cut[0], cut[-1]) == (0, run.config.training.seq_length)
+        and all(low < high for low, high in pairwise(cut))
+        and all(boundary % multiple == 0 for boundary in cut)
+        for cut in (profile.boundaries, profile.uniform_boundaries)
+    )
