@@ -1,7 +1,8 @@
-"""Step time with measured boundaries over those balanced by FLOPs, and prediction over measurement.
+r"""Step time with measured boundaries over those balanced by FLOPs, and prediction over measurement.
 
     torchrun --standalone --nproc_per_node 4 benchmarks/profiled.py --microbatches 4 --chunks 4
-    torchrun --standalone --nproc_per_node 4 benchmarks/profiled.py --microbatches 1 --vocab 32000
+    torchrun --standalone --nproc_per_node 4 benchmarks/profiled.py --seq-length 2048 --microbatches 1 \
+        --vocab 32000
 
 The stages are profiled several times, as a run does before its first step, each time followed by pairs
 of steps. `uniform_over_profiled` is the median over pairs (at least 1 is the aim). A profile that keeps
@@ -48,10 +49,9 @@ def pairs(uniform: pipeline.Contestant, profile: Profile, rounds: int) -> tuple[
 def main() -> None:
     """Measure and print one JSON object on rank 0."""
     options = pipeline.parser(__doc__.split("\n")[0])
-    options.add_argument("--profiles", type=int, default=4, help="times that the stages are profiled")
-    options.add_argument("--rounds", type=int, default=3, help="pairs of steps after each profile")
+    options.add_argument("--profiles", type=int, default=3, help="times that the stages are profiled")
+    options.add_argument("--rounds", type=int, default=2, help="pairs of steps after each profile")
     options.add_argument("--schedule", default="seq1f1b", help="which chunked schedule")
-    options.set_defaults(seq_length=2048)
     arguments = options.parse_args()
     pipeline.start()
     disturbance = Disturbance()
