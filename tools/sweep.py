@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from megatron.seq1f1b.config import parse_arguments
 from megatron.seq1f1b.errors import ConfigurationError, DataError
-from megatron.seq1f1b.schedule import check_schedule
+from megatron.seq1f1b.schedule import check_schedule, is_plan_file
 from megatron.seq1f1b.training.banner import predicted_bubble
 from megatron.seq1f1b.training.prepare import prepare
 from tools.command_line import Parser, run
@@ -142,7 +142,7 @@ def combinations(varied: Settings) -> Iterator[Settings]:
 def why_meaningless(settings: Settings, earlier: Sequence[Result]) -> str:
     """Why a combination is not run; empty for one that means something."""
     name, chunks = settings.get("SCHEDULE", "seq1f1b"), settings.get("PP_SP")
-    if not name.lower().endswith(".csv"):
+    if not is_plan_file(name):
         enough = 4  # stages and microbatches that every schedule accepts
         try:
             check_schedule(

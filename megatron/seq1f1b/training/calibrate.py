@@ -19,7 +19,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch.distributed as dist
@@ -37,10 +36,10 @@ from megatron.seq1f1b.schedule import ActionKind, Plan, simulate
 from megatron.seq1f1b.training.build import Trained
 from megatron.seq1f1b.training.console import say
 from megatron.seq1f1b.training.prepare import Run, boundary_multiple
+from megatron.seq1f1b.training.snapshot import without_trace
 from megatron.seq1f1b.training.steps import data_iterators, gradients, make_forward_backward
 
 PROFILE_FILE = "profile.json"
-BOUNDARIES = ("boundaries", "uniform_boundaries")
 _LEAST_STEPS, _MOST_STEPS = 2, 6
 """Timed steps of each way of cutting, after one that is not timed."""
 _LONG_SECONDS = 20.0
@@ -105,7 +104,8 @@ def calibrate(run: Run, trained: Trained, dataset: SampleDataset, run_dir: Path)
         say(f"the stages were measured before: {run_dir / PROFILE_FILE}")
         return kept[0]
     say("measuring the stages to choose chunk boundaries")
-    profile = measure(run, trained, dataset)
+    with without_trace(trained):
+        profile = measure(run, trained, dataset)
     failure = [_write(run_dir / PROFILE_FILE, run, profile) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(failure, src=0)
     if failure[0] is not None:
@@ -326,7 +326,9 @@ def _read(path: Path, run: Run) -> Profile | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("fingerprint", None) != _fingerprint(run):
             return None
-        profile = Profile(**content | {name: tuple(content[name]) for name in BOUNDARIES})
+        for name in ("boundaries", "uniform_boundaries"):
+            content[name] = tuple(content[name])
+        profile = Profile(**content)
         return profile if _can_be_of(run, profile) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         # Cut off while it was written, or another version's: measuring again mends it.
@@ -334,13 +336,15 @@ def _read(path: Path, run: Run) -> Profile | None:
 
 
 def _can_be_of(run: Run, profile: Profile) -> bool:
-    """Whether a run can be cut so, and the numbers are numbers."""
-    multiple, size = boundary_multiple(run.config), len(run.boundaries)
+    """Whether a run can be cut so, and the numbers are numbers.
+
+    Raises:
+        ConfigurationError: nothing can be cut so.
+    """
     numbers = (profile.predicted_step_seconds, profile.worst_fit_error, profile.least_gain)
     return all(math.isfinite(number) for number in numbers) and all(
-        len(cut) == size
-        and (cut[0], cut[-1]) == (0, run.config.training.seq_length)
-        and all(low < high for low, high in pairwise(cut))
-        and all(boundary % multiple == 0 for boundary in cut)
+        len(cut) == len(run.boundaries)
+        and chunks_from(cut)[-1].stop == run.config.training.seq_length
+        and all(boundary % boundary_multiple(run.config) == 0 for boundary in cut)
         for cut in (profile.boundaries, profile.uniform_boundaries)
     )

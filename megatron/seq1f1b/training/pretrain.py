@@ -18,7 +18,6 @@ from megatron.seq1f1b.training.parameters import num_parameters
 from megatron.seq1f1b.training.parity_check import check_parity
 from megatron.seq1f1b.training.prepare import Run
 from megatron.seq1f1b.training.run_files import run_directory
-from megatron.seq1f1b.training.snapshot import without_trace
 from megatron.seq1f1b.upstream import is_cpu_only
 
 
@@ -31,8 +30,7 @@ def pretrain(run: Run, start: Start | None = None) -> None:
         run_dir = run_directory(run)
         trained = build(run)
         datasets = read_data(run)
-        with without_trace(trained):
-            run = profiled(run, trained, datasets.train, run_dir)
+        run = profiled(run, trained, datasets.train, run_dir)
         parameters, device = num_parameters(trained), _device_name()
         say(
             banner(
